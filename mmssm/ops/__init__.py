@@ -1,0 +1,21 @@
+"""Tensor functions of the package; torch is all they need.
+
+Letters used in signatures and shapes, with the papers' symbols:
+
+    B, C, H, W   batch, channels, height, width of a map
+    L            length of a sequence, H * W in row-major order for a map
+    D            channels of the inner (expanded) map of a block
+    N            states per channel (d_state)
+    G            groups of channels that share B
+    R            rank of the step projection (dt_rank)
+    K            dilations of the state fusion, Omega in Spatial-Mamba
+    A            (D, N) continuous-time decay, negative; A in Mamba
+    B            input matrix of the state equation, where a batch cannot be meant
+    h            state
+    delta, dt    step before and after the softplus; Delta in Mamba
+"""
+
+from mmssm.ops.selective_scan import selective_scan
+from mmssm.ops.state_fusion import merge_kernels, state_fusion
+
+__all__ = ['merge_kernels', 'selective_scan', 'state_fusion']

@@ -1,0 +1,16 @@
+"""Float32 islands: recurrences, kernels and FFTs do not follow autocast."""
+
+import torch
+from torch import Tensor
+
+
+def wide(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """The tensors in one dtype: float64 if any of them is, float32 otherwise."""
+    double = any(t.dtype == torch.float64 for t in tensors)
+    dtype = torch.float64 if double else torch.float32
+    return tuple(t.to(dtype) for t in tensors)
+
+
+def no_autocast(tensor: Tensor) -> torch.autocast:
+    """A context that turns autocast off on the tensor's device."""
+    return torch.autocast(tensor.device.type, enabled=False)
