@@ -1,0 +1,25 @@
+"""Layers of the package: parameters and their initialisation; torch is all they need.
+
+Maps are (B, C, H, W) at every boundary.  Computation is channels last in memory, so
+that inputs in `torch.channels_last` are never copied to change layout.
+"""
+
+from mmssm.layers.channel_norm import ChannelNorm
+from mmssm.layers.conv_downsample import ConvDownsample
+from mmssm.layers.conv_norm_act import ConvNormAct
+from mmssm.layers.conv_stem import ConvStem
+from mmssm.layers.drop_path import DropPath
+from mmssm.layers.mlp import MLP
+from mmssm.layers.state_fusion import StateFusion
+from mmssm.layers.structure_aware_ssm import StructureAwareSSM
+
+__all__ = [
+    'MLP',
+    'ChannelNorm',
+    'ConvDownsample',
+    'ConvNormAct',
+    'ConvStem',
+    'DropPath',
+    'StateFusion',
+    'StructureAwareSSM',
+]

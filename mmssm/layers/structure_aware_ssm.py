@@ -1,0 +1,88 @@
+"""Structure-aware state-space model, the token mixer of Spatial-Mamba."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmssm.layers.state_fusion import StateFusion
+from mmssm.ops import selective_scan
+from mmssm.ops.precision import no_autocast, wide
+
+
+class StructureAwareSSM(nn.Module):
+    """Scan the map once, fuse neighbouring states, observe (arXiv 2410.15091).
+
+        u, z = split(in_proj x);  u = SiLU(conv u);  delta, B, C = x_proj u
+        h = scan(u, delta, A, B);  y = C * fusion(h) + D * u
+        out = out_proj(LayerNorm(y) * SiLU(z))
+    x: (B, C, H, W) in row-major scan order, one state per channel, D = expand * C
+    inner channels, step rank R = ceil(C / 16).
+
+    in_proj (2D, C), out_proj (C, D): no bias, truncated N(0, 0.02^2).
+    conv (D, 1, 3, 3): depthwise, with bias.
+    x_proj (R + 2, D): gives the low-rank step, B and C; uniform within D^-1/2.
+    dt_proj (D, R): uniform within R^-1/2; its bias makes softplus(bias) log-uniform
+    in [0.001, 0.1].
+    A_log (D, 1): A = -exp(A_log), zeros.  D (D,): skip, ones.
+
+    The scan, the fusion and the observation run in float32 (or float64) whatever
+    autocast says.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        expand: int = 2,
+        dilations: tuple[int, ...] = (1, 3, 5),
+    ) -> None:
+        super().__init__()
+        inner = expand * channels
+        self.rank = math.ceil(channels / 16)
+        self.in_proj = nn.Linear(channels, 2 * inner, bias=False)
+        self.conv = nn.Conv2d(inner, inner, 3, padding=1, groups=inner)
+        self.x_proj = nn.Linear(inner, self.rank + 2, bias=False)
+        self.dt_proj = nn.Linear(self.rank, inner)
+        self.A_log = nn.Parameter(torch.zeros(inner, 1))
+        self.D = nn.Parameter(torch.ones(inner))
+        self.state_fusion = StateFusion(inner, dilations)
+        self.out_norm = nn.LayerNorm(inner)
+        self.out_proj = nn.Linear(inner, channels, bias=False)
+        self._initialize()
+
+    def _initialize(self) -> None:
+        for linear in (self.in_proj, self.out_proj):
+            nn.init.trunc_normal_(linear.weight, std=0.02)
+        bound = self.rank**-0.5
+        nn.init.uniform_(self.dt_proj.weight, -bound, bound)
+        low, high = math.log(0.001), math.log(0.1)
+        with torch.no_grad():
+            step = torch.empty_like(self.dt_proj.bias).uniform_(low, high).exp_()
+            inverse_softplus = step + torch.log(-torch.expm1(-step))
+            self.dt_proj.bias.copy_(inverse_softplus)
+
+    def forward(self, x: Tensor) -> Tensor:
+        u, z = self.in_proj(x.permute(0, 2, 3, 1)).chunk(2, dim=-1)  # (B, H, W, D)
+        u = F.silu(self.conv(u.permute(0, 3, 1, 2)))  # (B, D, H, W)
+        y = self._observe(u).permute(0, 2, 3, 1)
+        y = self.out_norm(y.to(self.out_norm.weight.dtype)) * F.silu(z)
+        return self.out_proj(y.to(z.dtype)).permute(0, 3, 1, 2)
+
+    def _observe(self, u: Tensor) -> Tensor:
+        """C * fusion(scan(u)) + D * u: (B, D, H, W) -> (B, D, H, W)."""
+        height, width = u.shape[2:]
+        projected = self.x_proj(u.permute(0, 2, 3, 1))  # (B, H, W, R + 2)
+        step, B, C = projected.split([self.rank, 1, 1], dim=-1)
+        delta = F.linear(step, self.dt_proj.weight)  # (B, H, W, D)
+        with no_autocast(u):
+            h = selective_scan(
+                u.flatten(2),
+                delta.flatten(1, 2).transpose(1, 2),
+                -torch.exp(self.A_log),
+                B.flatten(1, 2).transpose(1, 2),
+                self.dt_proj.bias,
+            )
+            h = self.state_fusion(h.squeeze(2).unflatten(2, (height, width)))
+            h, u, C = wide(h, u, C.permute(0, 3, 1, 2))
+            return h * C + u * self.D[:, None, None]
