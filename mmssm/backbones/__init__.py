@@ -1,0 +1,6 @@
+"""Registered backbones; importing this package registers them in `mmssm.registry`."""
+
+from mmssm.backbones.hierarchical import HierarchicalBackbone
+from mmssm.backbones.spatial_mamba import SpatialMamba
+
+__all__ = ['HierarchicalBackbone', 'SpatialMamba']

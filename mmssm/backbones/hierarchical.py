@@ -1,0 +1,257 @@
+"""The contract that all backbones of the package share."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from mmengine.logging import print_log
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from mmssm.checkpoint import load_pretrained
+
+Arch = str | Mapping[str, object]
+
+
+class Stage(nn.Module):
+    """A transition to the stage's resolution, then its blocks.
+
+    downsample: (B, C', H', W') -> (B, C, H, W).  blocks: keep the shape.
+    with_cp: keep no activations inside a block while training, compute them again in
+    the backward pass (less memory, more time).
+    """
+
+    def __init__(
+        self, downsample: nn.Module, blocks: Sequence[nn.Module], with_cp: bool = False
+    ) -> None:
+        super().__init__()
+        self.downsample = downsample
+        self.blocks = nn.ModuleList(blocks)
+        self.with_cp = with_cp
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.downsample(x)
+        for block in self.blocks:
+            if self.with_cp and torch.is_grad_enabled():
+                x = checkpoint(block, x, use_reentrant=False)
+            else:
+                x = block(x)
+        return x
+
+
+class HierarchicalBackbone(BaseModule):
+    """stem -> stages, with a norm on every stage that is returned.
+
+    stem: (B, in_channels, H, W) -> first map.  stages: one `Stage` per resolution.
+    stage_channels, stage_strides: of each stage's output.
+    out_indices: stages to return, negative ones count from the end; stages after the
+    last one are not built, so that every parameter gets a gradient.
+    out_norm: makes the norm of an output from its channels; None returns it as it is.
+    frozen_stages: -1 trains everything, 0 freezes the stem, n also the first n stages
+    with their output norms (no gradient, evaluation mode).
+    norm_eval: keep every batch norm in evaluation mode while training.
+    init_cfg: mmengine's; `dict(type='Pretrained', checkpoint=FILE)` also takes the
+    official file of the family, see `mmssm.checkpoint.load_pretrained`.
+
+    `channels` and `strides` describe the outputs, in the order of out_indices.
+    Raises ValueError for out_indices or frozen_stages outside the stages.
+    """
+
+    family: str
+
+    def __init__(
+        self,
+        stem: nn.Module,
+        stages: Sequence[Stage],
+        *,
+        stage_channels: Sequence[int],
+        stage_strides: Sequence[int],
+        in_channels: int = 3,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        out_norm: Callable[[int], nn.Module] | None = None,
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg=init_cfg)
+        count = len(stages)
+        self.out_indices = resolve_out_indices(out_indices, count)
+        self.stages_in_arch = count
+        stages = stages[: self.out_indices[-1] + 1]
+        if not -1 <= frozen_stages <= count:
+            raise ValueError(
+                f'frozen_stages is {frozen_stages}; expected -1 (train all) to '
+                f'{count} (freeze all {count} stages)'
+            )
+        self.in_channels = in_channels
+        self.frozen_stages = frozen_stages
+        self.norm_eval = norm_eval
+        self.channels = tuple(stage_channels[i] for i in self.out_indices)
+        self.strides = tuple(stage_strides[i] for i in self.out_indices)
+        self.stem = stem
+        self.stages = nn.ModuleList(stages)
+        self.out_norms = nn.ModuleDict()
+        if out_norm is not None:
+            for index, channels in zip(self.out_indices, self.channels, strict=True):
+                self.out_norms[str(index)] = out_norm(channels)
+        self._freeze()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """(B, in_channels, H, W) -> one (B, C_i, H_i, W_i) for each out index.
+
+        H_i = ceil(H / stride_i); any H and W from 1.  Raises ValueError for another
+        rank or number of channels and for an empty map.
+        """
+        if x.dim() != 4 or x.shape[1] != self.in_channels or 0 in x.shape[2:]:
+            raise ValueError(
+                f'{type(self).__name__} got an input of shape {tuple(x.shape)}; '
+                f'expected (B, {self.in_channels}, H, W) with H and W from 1. '
+                'in_channels of the backbone sets the number of channels'
+            )
+        x = self.stem(x).contiguous(memory_format=torch.channels_last)
+        outputs = []
+        for index, stage in enumerate(self.stages):
+            x = stage(x)
+            if index in self.out_indices:
+                norm = self.out_norms[str(index)] if self.out_norms else nn.Identity()
+                outputs.append(norm(x).contiguous())
+        return tuple(outputs)
+
+    def init_weights(self) -> None:
+        """Load the pretrained weights of init_cfg, if it names any.
+
+        Random initialisation happens in the layers' constructors.
+        """
+        cfg = self.init_cfg
+        if not isinstance(cfg, Mapping) or cfg.get('type') != 'Pretrained':
+            super().init_weights()
+            return
+        options = {key: value for key, value in cfg.items() if key != 'type'}
+        # a classifier has no output norms, and stages beyond the outputs are not built
+        missing = ('out_norms.*', *options.pop('allow_missing', ()))
+        built = len(self.stages)
+        beyond = [f'stages.{i}.*' for i in range(built, self.stages_in_arch)]
+        unexpected = ('out_norms.*', *beyond, *options.pop('allow_unexpected', ()))
+        report = load_pretrained(
+            self,
+            family=self.family,
+            allow_missing=missing,
+            allow_unexpected=unexpected,
+            **options,
+        )
+        print_log(f'loaded {options["checkpoint"]}: {report}', logger='current')
+
+    def train(self, mode: bool = True) -> 'HierarchicalBackbone':
+        """As nn.Module.train, but frozen parts and, by norm_eval, batch norms stay."""
+        super().train(mode)
+        self._freeze()
+        if mode and self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+    @property
+    def num_layers(self) -> int:
+        """Depth for layer-wise decay: the stem, every block, the output norms."""
+        return sum(len(stage.blocks) for stage in self.stages) + 2
+
+    def layer_id(self, name: str) -> int:
+        """Layer of a parameter of this backbone: 0 for the stem, num_layers - 1 last.
+
+        A stage's downsampling belongs to its first block.  Raises KeyError for a name
+        that is not a parameter.
+        """
+        if name not in dict(self.named_parameters()):
+            raise KeyError(f'{type(self).__name__} has no parameter {name!r}')
+        part, *path = name.split('.')
+        if part == 'stem':
+            return 0
+        if part == 'out_norms':
+            return self.num_layers - 1
+        stage = int(path[0])
+        before = sum(len(s.blocks) for s in self.stages[:stage])
+        return 1 + before + (int(path[2]) if path[1] == 'blocks' else 0)
+
+    def _freeze(self) -> None:
+        frozen: list[nn.Module] = []
+        if self.frozen_stages >= 0:
+            frozen.append(self.stem)
+        for index in range(min(self.frozen_stages, len(self.stages))):
+            frozen.append(self.stages[index])
+            if str(index) in self.out_norms:
+                frozen.append(self.out_norms[str(index)])
+        for module in frozen:
+            module.eval()
+            module.requires_grad_(False)
+
+
+def resolve_out_indices(indices: Sequence[int], count: int) -> tuple[int, ...]:
+    """Stage numbers from 0, increasing; ValueError for one outside the stages."""
+    if not indices or not all(-count <= i < count for i in indices):
+        raise ValueError(
+            f'out_indices is {indices!r}; expected one or more of 0 to {count - 1} '
+            f'(or -{count} to -1 from the end), the backbone has {count} stages'
+        )
+    resolved = tuple(i % count for i in indices)
+    if list(resolved) != sorted(set(resolved)):
+        raise ValueError(
+            f'out_indices is {indices!r}; expected increasing stages without repeats'
+        )
+    return resolved
+
+
+def drop_path_rates(last: float, depths: Sequence[int]) -> list[list[float]]:
+    """Rates of each stage's blocks, growing linearly from 0 to `last` over all."""
+    count = sum(depths)
+    rates = [last * i / max(count - 1, 1) for i in range(count)]
+    starts = [sum(depths[:i]) for i in range(len(depths))]
+    return [rates[s : s + d] for s, d in zip(starts, depths, strict=True)]
+
+
+def read_arch(arch: Arch, zoo: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
+    """The settings of an architecture: a name of `zoo`, or a dict with the same keys.
+
+    `channels` may be an int, doubled from stage to stage.  Returns a dict whose
+    `channels` and `depths` are tuples of the same length.  Raises ValueError for an
+    unknown name, for missing or unknown keys, and for values that do not fit.
+    """
+    if isinstance(arch, str):
+        if arch not in zoo:
+            names = ', '.join(repr(name) for name in zoo)
+            raise ValueError(
+                f'arch is {arch!r}; expected one of {names}, or a dict such as '
+                f'{dict(next(iter(zoo.values())))}'
+            )
+        arch = zoo[arch]
+    expected = set(next(iter(zoo.values())))
+    if not isinstance(arch, Mapping) or set(arch) != expected:
+        raise ValueError(
+            f'arch is {arch!r}; expected a name or a dict with the keys '
+            f'{sorted(expected)}'
+        )
+    settings = dict(arch)
+    depths = _positive(settings['depths'], 'depths')
+    channels = settings['channels']
+    if isinstance(channels, int):
+        channels = [channels * 2**i for i in range(len(depths))]
+    settings['depths'] = depths
+    settings['channels'] = _positive(channels, 'channels')
+    if len(settings['channels']) != len(depths):
+        raise ValueError(
+            f'arch has {len(depths)} depths {depths} but '
+            f'{len(settings["channels"])} channels {settings["channels"]}; expected '
+            'one of each per stage, or one int for channels'
+        )
+    return settings
+
+
+def _positive(values: object, name: str) -> tuple[int, ...]:
+    fits = isinstance(values, Sequence) and not isinstance(values, str) and values
+    if not fits or not all(isinstance(v, int) and v > 0 for v in values):
+        raise ValueError(
+            f'arch has {name}={values!r}; expected a sequence of positive integers, '
+            'one per stage'
+        )
+    return tuple(values)

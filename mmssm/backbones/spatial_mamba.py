@@ -1,0 +1,116 @@
+"""Spatial-Mamba (arXiv 2410.15091)."""
+
+from collections.abc import Sequence
+
+from mmcv.cnn import build_norm_layer
+from torch import Tensor, nn
+
+from mmssm.backbones.hierarchical import (
+    Arch,
+    HierarchicalBackbone,
+    Stage,
+    drop_path_rates,
+    read_arch,
+)
+from mmssm.layers import (
+    MLP,
+    ChannelNorm,
+    ConvDownsample,
+    ConvStem,
+    DropPath,
+    StructureAwareSSM,
+)
+from mmssm.registry import MODELS
+
+
+class SpatialMambaBlock(nn.Module):
+    """Positional convolution and token mixing, then the same with the perceptron.
+
+        x += position1(x);  x += drop(ssm(norm1 x))
+        x += position2(x);  x += drop(mlp(norm2 x))
+    (B, C, H, W) -> (B, C, H, W).
+    """
+
+    def __init__(self, channels: int, drop_path_rate: float = 0.0) -> None:
+        super().__init__()
+        self.position1 = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+        self.norm1 = ChannelNorm(channels)
+        self.ssm = StructureAwareSSM(channels)
+        self.position2 = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+        self.norm2 = ChannelNorm(channels)
+        self.mlp = MLP(channels)
+        self.drop_path = DropPath(drop_path_rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.position1(x)
+        x = x + self.drop_path(self.ssm(self.norm1(x)))
+        x = x + self.position2(x)
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+@MODELS.register_module()
+class SpatialMamba(HierarchicalBackbone):
+    """Spatial-Mamba: one scan per block, neighbouring states fused by dilated kernels.
+
+    arch: 'tiny', 'small' or 'base' (sizes of the released models), or
+    dict(channels=(64, 128, 256, 512), depths=(2, 4, 8, 4)); channels may be one int,
+    doubled from stage to stage.
+    drop_path_rate: of the last block; the others grow linearly from 0.
+    norm_cfg: norm of the stem and of the downsampling, 'BN' or 'SyncBN'.
+    with_cp: recompute the blocks in the backward pass to save memory.
+    in_channels, out_indices, frozen_stages, norm_eval, init_cfg: see
+    `HierarchicalBackbone`.
+
+    (B, in_channels, H, W) -> a tuple of (B, C_i, ceil(H / s_i), ceil(W / s_i)) with
+    strides s = 4, 8, 16, 32, each after a LayerNorm over its channels.
+    Raises ValueError for an arch, out_indices or frozen_stages that do not fit.
+    """
+
+    family = 'spatial_mamba'
+    zoo = {
+        'tiny': {'channels': 64, 'depths': (2, 4, 8, 4)},
+        'small': {'channels': 64, 'depths': (2, 4, 21, 5)},
+        'base': {'channels': 96, 'depths': (2, 4, 21, 5)},
+    }
+
+    def __init__(
+        self,
+        arch: Arch = 'tiny',
+        in_channels: int = 3,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        drop_path_rate: float = 0.0,
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        norm_cfg: dict | None = None,
+        with_cp: bool = False,
+        init_cfg: dict | None = None,
+    ) -> None:
+        settings = read_arch(arch, self.zoo)
+        channels, depths = settings['channels'], settings['depths']
+        norm_cfg = norm_cfg or {'type': 'BN'}
+
+        def norm(count: int) -> nn.Module:
+            return build_norm_layer(norm_cfg, count)[1]
+
+        rates = drop_path_rates(drop_path_rate, depths)
+        stages = []
+        for index, width in enumerate(channels):
+            downsample = (
+                ConvDownsample(channels[index - 1], width, norm)
+                if index
+                else nn.Identity()
+            )
+            blocks = [SpatialMambaBlock(width, rate) for rate in rates[index]]
+            stages.append(Stage(downsample, blocks, with_cp))
+        super().__init__(
+            ConvStem(in_channels, channels[0], norm),
+            stages,
+            stage_channels=channels,
+            stage_strides=[4 * 2**i for i in range(len(depths))],
+            in_channels=in_channels,
+            out_indices=out_indices,
+            out_norm=ChannelNorm,
+            frozen_stages=frozen_stages,
+            norm_eval=norm_eval,
+            init_cfg=init_cfg,
+        )
