@@ -181,47 +181,56 @@ def compare(weights: Mapping[str, Tensor], module: nn.Module) -> KeyReport:
     )
 
 
-def load_pretrained(
-    module: nn.Module,
-    checkpoint: str | os.PathLike,
-    *,
+def read_weights(
+    path: str | os.PathLike,
     family: str,
+    *,
     key: str | None = None,
     prefix: str = 'backbone.',
+) -> StateDict:
+    """Weights of a backbone under our names, from a file with ours or the official.
+
+    path: file or URL; of a classifier, a backbone, or a detector or segmenter, of which
+    the part under `prefix` is taken.  key: outer key of the weights, such as
+    'model_ema'; see `unwrap`.
+
+    Raises FileNotFoundError; ValueError for a file that is no checkpoint and for
+    official weights of another family.
+    """
+    weights = unwrap(load_file(path), key)
+    if detect_family(weights) is not None:
+        weights = from_official(weights, family)
+    inner = {
+        name.removeprefix(prefix): weight
+        for name, weight in weights.items()
+        if name.startswith(prefix)
+    }
+    return inner or weights
+
+
+def load_weights(
+    module: nn.Module,
+    weights: Mapping[str, Tensor],
+    *,
     allow_missing: Sequence[str] = (),
     allow_unexpected: Sequence[str] = (),
 ) -> KeyReport:
-    """Load a file with our or the official names into a backbone.
+    """Load all of the weights, or none when something does not fit.
 
-    checkpoint: path or URL; of a classifier, a backbone, or a detector or segmenter,
-    of which the part under `prefix` is taken.  key: outer key of the weights, such as
-    'model_ema'; see `unwrap`.  allow_missing, allow_unexpected: patterns ('stem.*')
-    of keys that may differ.  Returns the differences that were allowed.
-
-    Raises FileNotFoundError; ValueError for a file that is no checkpoint, for weights
-    of another family, and for keys or shapes that differ, all of them named.
+    allow_missing, allow_unexpected: patterns ('stem.*') of keys that may differ.
+    Returns the differences that were allowed.
+    Raises ValueError for keys or shapes that differ, all of them named.
     """
-    weights = unwrap(load_file(checkpoint), key)
-    found = detect_family(weights)
-    if found is not None:
-        weights = from_official(weights, family)
-    if any(name.startswith(prefix) for name in weights):
-        weights = {
-            name.removeprefix(prefix): weight
-            for name, weight in weights.items()
-            if name.startswith(prefix)
-        }
     report = compare(weights, module)
     refused = KeyReport(
-        _not_matching(report.missing, allow_missing),
-        _not_matching(report.unexpected, allow_unexpected),
+        not_matching(report.missing, allow_missing),
+        not_matching(report.unexpected, allow_unexpected),
         report.mismatched,
     )
     if any(refused):
         raise ValueError(
-            f'{checkpoint} does not fit {type(module).__name__}: {refused}. Check '
-            'that arch is the one of the checkpoint; keys that may differ go into '
-            'allow_missing and allow_unexpected of init_cfg'
+            f'the weights do not fit {type(module).__name__}: {refused}. Keys that '
+            'may differ go into allow_missing and allow_unexpected'
         )
     module.load_state_dict(
         {k: v for k, v in weights.items() if k not in report.unexpected}, strict=False
@@ -335,7 +344,8 @@ def _download(url: str) -> Path:
     return target
 
 
-def _not_matching(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
+def not_matching(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
+    """The names that none of the patterns ('stem.*') matches."""
     return [n for n in names if not any(fnmatchcase(n, p) for p in patterns)]
 
 

@@ -15,7 +15,7 @@ from mmssm.checkpoint import (
     detect_family,
     from_official,
     load_file,
-    load_pretrained,
+    load_weights,
     save_file,
 )
 
@@ -155,13 +155,19 @@ def test_missing_and_unexpected_keys_are_named_and_fail(official, tmp_path):
     assert_loaded(allowed, from_official(official, FAMILY))
 
 
-def test_mismatched_shapes_are_named_and_nothing_is_loaded(official, tmp_path):
-    save_file(official, tmp_path / 'a.pth')
+def test_mismatched_shapes_are_named_and_nothing_is_loaded(official):
     backbone = SpatialMamba({'channels': 8, 'depths': (1, 1, 2, 1)})
     before = {k: v.clone() for k, v in backbone.state_dict().items()}
     with pytest.raises(ValueError, match=r'mismatched .* \(16,\) for \(8,\)'):
-        load_pretrained(backbone, tmp_path / 'a.pth', family=FAMILY)
+        load_weights(backbone, from_official(official, FAMILY))
     assert_loaded(backbone, before)
+
+
+def test_weights_of_another_size_say_which(tmp_path):
+    save_file(SpatialMamba('small').state_dict(), tmp_path / 'a.pth')
+    cfg = {'type': 'Pretrained', 'checkpoint': str(tmp_path / 'a.pth')}
+    with pytest.raises(ValueError, match="these are the weights of arch='small'"):
+        SpatialMamba('tiny', init_cfg=cfg).init_weights()
 
 
 def test_other_networks_are_refused(tmp_path):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from mmssm.checkpoint import load_pretrained
+from mmssm.checkpoint import compare, load_weights, read_weights
 
 Arch = str | Mapping[str, object]
 
@@ -52,13 +52,15 @@ class HierarchicalBackbone(BaseModule):
     with their output norms (no gradient, evaluation mode).
     norm_eval: keep every batch norm in evaluation mode while training.
     init_cfg: mmengine's; `dict(type='Pretrained', checkpoint=FILE)` also takes the
-    official file of the family, see `mmssm.checkpoint.load_pretrained`.
+    official file of the family, and `key`, `prefix`, `allow_missing` and
+    `allow_unexpected` of `mmssm.checkpoint.read_weights` and `load_weights`.
 
     `channels` and `strides` describe the outputs, in the order of out_indices.
     Raises ValueError for out_indices or frozen_stages outside the stages.
     """
 
     family: str
+    zoo: Mapping[str, Mapping[str, object]]
 
     def __init__(
         self,
@@ -128,19 +130,37 @@ class HierarchicalBackbone(BaseModule):
             super().init_weights()
             return
         options = {key: value for key, value in cfg.items() if key != 'type'}
+        path = options.pop('checkpoint')
+        allow_missing = options.pop('allow_missing', ())
+        allow_unexpected = options.pop('allow_unexpected', ())
+        weights = read_weights(path, self.family, **options)
         # a classifier has no output norms, and stages beyond the outputs are not built
-        missing = ('out_norms.*', *options.pop('allow_missing', ()))
-        built = len(self.stages)
-        beyond = [f'stages.{i}.*' for i in range(built, self.stages_in_arch)]
-        unexpected = ('out_norms.*', *beyond, *options.pop('allow_unexpected', ()))
-        report = load_pretrained(
-            self,
-            family=self.family,
-            allow_missing=missing,
-            allow_unexpected=unexpected,
-            **options,
-        )
-        print_log(f'loaded {options["checkpoint"]}: {report}', logger='current')
+        unbuilt = range(len(self.stages), self.stages_in_arch)
+        beyond = [f'stages.{i}.*' for i in unbuilt]
+        try:
+            report = load_weights(
+                self,
+                weights,
+                allow_missing=('out_norms.*', *allow_missing),
+                allow_unexpected=('out_norms.*', *beyond, *allow_unexpected),
+            )
+        except ValueError as error:
+            arch = self.arch_of(weights)
+            hint = f' (these are the weights of arch={arch!r})' if arch else ''
+            raise ValueError(f'{path}{hint}: {error}') from error
+        print_log(f'loaded {path}: {report}', logger='current')
+
+    @classmethod
+    def arch_of(cls, weights: Mapping[str, Tensor]) -> str | None:
+        """Name of the architecture in the zoo that the weights (our names) fit."""
+        for arch in cls.zoo:
+            with torch.device('meta'):
+                report = compare(weights, cls(arch))
+            extra = [*report.missing, *report.unexpected]
+            norms = all(name.startswith('out_norms.') for name in extra)
+            if norms and not report.mismatched:
+                return arch
+        return None
 
     def train(self, mode: bool = True) -> 'HierarchicalBackbone':
         """As nn.Module.train, but frozen parts and, by norm_eval, batch norms stay."""
