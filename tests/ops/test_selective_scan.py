@@ -1,6 +1,5 @@
 """Every form of the selective scan equals its definition and the official values."""
 
-import itertools
 from functools import partial
 
 import golden
@@ -9,7 +8,7 @@ import torch
 from parity import assert_as_exact_as_naive, assert_equal_in_double
 
 from mmssm.ops import selective_scan
-from mmssm.ops.selective_scan.chunked import chunk_length
+from mmssm.ops.selective_scan.tree import scan_
 
 NAMES = ('u', 'delta', 'A', 'B', 'delta_bias')
 SHAPES = [  # (B, D, N, G, L): primes, squares, one position, several groups
@@ -41,24 +40,24 @@ def with_grads(inputs, backend):
 
 @pytest.mark.parametrize('shape', SHAPES)
 @pytest.mark.parametrize('decay', [1.0, 1e-6, 1e6])
-def test_chunked_equals_naive(shape, decay):
+def test_tree_equals_naive(shape, decay):
     inputs = make(shape, decay=decay)
-    fast, naive = (with_grads(inputs, b) for b in ('chunked', 'naive'))
+    fast, naive = (with_grads(inputs, b) for b in ('tree', 'naive'))
     for name, expected in naive.items():
         assert_equal_in_double(fast[name], expected, name)
 
 
 @pytest.mark.parametrize('shape', SHAPES)
-def test_chunked_is_as_exact_in_float32(shape):
+def test_tree_is_as_exact_in_float32(shape):
     single = make(shape, torch.float32)
     double = [v.detach().double().requires_grad_() for v in single]
     exact = with_grads(double, 'naive')
-    fast, naive = (with_grads(single, b) for b in ('chunked', 'naive'))
+    fast, naive = (with_grads(single, b) for b in ('tree', 'naive'))
     for name in exact:
         assert_as_exact_as_naive(fast[name], naive[name], exact[name], name)
 
 
-@pytest.mark.parametrize('backend', ['chunked', 'naive'])
+@pytest.mark.parametrize('backend', ['tree', 'naive'])
 def test_official_values_and_gradients(backend):
     data = golden.load('spatial_mamba_ops')
     cases = {key.split('/')[0] for key in data if key.startswith('scan')}
@@ -112,10 +111,19 @@ def test_long_strong_decay_stays_finite():
         assert selective_scan(u, delta, A, B, bias).isfinite().all()
 
 
-@pytest.mark.parametrize('length', [1, 2, 7, 36, 37, 1600, 1000003])
-def test_about_two_roots_of_steps(length):
-    size = chunk_length(length)
-    assert size - 1 + -(-length // size) <= 2.6 * length**0.5 + 2
+@pytest.mark.parametrize('backward', [False, True])
+def test_recurrence_at_every_small_length(backward):
+    generator = torch.Generator().manual_seed(0)
+    for length in [*range(1, 40), 63, 64, 65]:
+        x = torch.randn(2, length, 3, generator=generator, dtype=torch.float64)
+        decay = torch.rand(2, length, 3, generator=generator, dtype=torch.float64)
+        expected = x.clone()
+        for t in reversed(range(length - 1)) if backward else range(1, length):
+            s = t + 1 if backward else t - 1
+            expected[:, t] += decay[:, t] * expected[:, s]
+        rates = decay[:, : length - 1] if backward else decay
+        scan_(rates.clone(), x, backward=backward)
+        assert_equal_in_double(x, expected, str(length))
 
 
 @pytest.mark.parametrize(
@@ -146,10 +154,3 @@ def test_states_grow_with_positions_only_through_the_past():
     cut = [t[..., :23] for t in (u, delta)]
     whole = selective_scan(u, delta, A, B, bias)[..., :23]
     assert_equal_in_double(selective_scan(*cut, A, B[..., :23], bias), whole)
-
-
-def test_every_divisor_pattern_of_small_lengths():
-    for length, channels in itertools.product(range(1, 30), (1, 3)):
-        inputs = make((1, channels, 1, 1, length))
-        expected = selective_scan(*inputs, backend='naive')
-        assert_equal_in_double(selective_scan(*inputs), expected, str(length))

@@ -4,15 +4,15 @@ from torch import Tensor
 
 from mmssm.ops import dispatch
 from mmssm.ops.precision import no_autocast, wide
-from mmssm.ops.selective_scan.chunked import selective_scan_chunked
 from mmssm.ops.selective_scan.naive import selective_scan_naive
+from mmssm.ops.selective_scan.tree import selective_scan_tree
 
 __all__ = ['selective_scan']
 
 dispatch.register(
     'selective_scan',
     [
-        dispatch.Implementation('chunked', selective_scan_chunked),
+        dispatch.Implementation('tree', selective_scan_tree),
         dispatch.Implementation('naive', selective_scan_naive),
     ],
 )

@@ -1,17 +1,15 @@
-"""The selective scan in chunks, about 2 sqrt(L) sequential steps each way.
+"""The selective scan as a tree, about 2 log2(L) steps each way.
 
-The sequence is cut into chunks of T positions that advance side by side.  A first pass
-finds each chunk's last state from a zero start, a short loop over chunks turns these
-into the true first states, and a second pass writes every state.  Decays are only ever
-multiplied, never divided, so that an underflow to zero is exact enough.  The backward
-pass is the same scheme run from the end.
+A first sweep combines neighbours, then neighbours of these, and so on: position
+2s k + 2s - 1 comes to hold the recurrence over its last 2s positions and the product of
+their decays.  A second sweep hands the finished states down to the positions between
+(Brent and Kung, "A regular layout for parallel adders", 1982).  It takes O(L) work and
+memory; decays are only ever multiplied, never divided, so that one which underflows to
+zero does no harm.  The backward pass is the same scan from the end.
 
 Inside, position comes before channel, (B, L, D, N), so that a step touches rows of
-contiguous channels; a channels-last input costs no copy.
+contiguous channels; a channels-last input is not copied.
 """
-
-import itertools
-import math
 
 import torch
 import torch.nn.functional as F
@@ -19,11 +17,11 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 
-def selective_scan_chunked(
+def selective_scan_tree(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor
 ) -> Tensor:
     """Same shapes as the naive twin; the states are laid out channels last."""
-    states = _ChunkedScan.apply(
+    states = _TreeScan.apply(
         u.transpose(1, 2),
         delta.transpose(1, 2),
         A,
@@ -33,7 +31,7 @@ def selective_scan_chunked(
     return states.permute(0, 2, 3, 1)
 
 
-class _ChunkedScan(torch.autograd.Function):
+class _TreeScan(torch.autograd.Function):
     """u, delta: (B, L, D); A: (D, N); B: (B, L, G, N); delta_bias: (D,)."""
 
     @staticmethod
@@ -46,8 +44,8 @@ class _ChunkedScan(torch.autograd.Function):
         delta_bias: Tensor,
     ) -> Tensor:
         dt = F.softplus(delta + delta_bias)
-        decay = _decay(dt, A)
-        h = _scan(decay, _outer(dt * u, B), 1)
+        h = _outer(dt * u, B)
+        scan_(_decay(dt, A), h)
         ctx.save_for_backward(u, delta, A, B, delta_bias, h)
         return h
 
@@ -58,7 +56,9 @@ class _ChunkedScan(torch.autograd.Function):
         before = delta + delta_bias
         dt = F.softplus(before)
         decay = _decay(dt, A)
-        adjoint = _scan(decay, grad.clone(memory_format=torch.contiguous_format), -1)
+        # adjoint_t = grad_t + decay_{t+1} adjoint_{t+1}
+        adjoint = grad.clone(memory_format=torch.contiguous_format)
+        scan_(decay[:, 1:].clone(), adjoint, backward=True)
 
         # h_t = exp(dt A) h_{t-1} + dt u B: first the part through dt u B
         inflow = _inner(adjoint, B)  # (B, L, D)
@@ -94,45 +94,40 @@ def _inner(x: Tensor, B: Tensor) -> Tensor:
     return (_group(x, B.shape[2]) * B[:, :, :, None]).sum(-1).flatten(2)
 
 
-def chunk_length(length: int) -> int:
-    """Positions per chunk: a divisor of the length near its square root, if any."""
-    root = math.isqrt(length)
-    for distance in range(root // 2 + 1):
-        for candidate in (root - distance, root + distance):
-            if length % candidate == 0:
-                return candidate
-    return root
+def scan_(decay: Tensor, x: Tensor, *, backward: bool = False) -> None:
+    """Solve y_t = x_t + decay_t y_{t-1} in place of x; decay is used up.
 
-
-def _scan(decay: Tensor, x: Tensor, direction: int) -> Tensor:
-    """y_t = x_t + decay_{max(s, t)} y_s, where s is the position visited before t.
-
-    decay, x: (B, L, D, N); direction 1 visits 0 .. L-1 and -1 the reverse.  Works in
-    the storage of x.
+    decay, x: (B, L, ...).  backward=True solves y_t = x_t + decay_t y_{t+1} instead,
+    with decay: (B, L - 1, ...), since the last position has no next one.
     """
     length = x.shape[1]
-    size = chunk_length(length)
-    if length % size:
-        tail = (0, 0, 0, 0, 0, -length % size)
-        decay, x = F.pad(decay, tail), F.pad(x, tail)
-    decays = decay.unflatten(1, (-1, size))  # (B, chunks, T, D, N)
-    xs = x.unflatten(1, (-1, size))
-    moves = list(itertools.pairwise(range(size)[::direction]))
-    jumps = list(itertools.pairwise(range(xs.shape[1])[::direction]))
-    start = 0 if direction == 1 else size - 1
+    # the first position visited never uses its decay: leave it out in both directions
+    rate = decay if backward else decay[:, 1:]
 
-    # the last value and the whole decay of each chunk, entered with zero
-    last = xs[:, :, start].clone()
-    through = torch.ones_like(last)
-    for s, t in moves:
-        rate = decays[:, :, max(s, t)]
-        torch.addcmul(xs[:, :, t], rate, last, out=last)
-        through.mul_(rate)
-    # what enters each chunk from its neighbour
-    for b, c in jumps:
-        entering = decays[:, max(b, c), 0] * last[:, b]
-        last[:, c].addcmul_(through[:, c], entering)
-        xs[:, c, start].add_(entering)
-    for s, t in moves:
-        xs[:, :, t].addcmul_(decays[:, :, max(s, t)], xs[:, :, s])
-    return x[:, :length]
+    def at(tensor: Tensor, first: int, step: int, count: int) -> Tensor:
+        """Positions first, first + step, … as visited, counted from the start."""
+        if backward:
+            first = tensor.shape[1] - 1 - first - step * (count - 1)
+        return tensor[:, first : first + step * (count - 1) + 1 : step]
+
+    def combine(first: int, reach: int) -> int:
+        """Add to positions first + 2 reach k what comes from `reach` before."""
+        count = len(range(first, length, 2 * reach))
+        if count:
+            update = at(x, first, 2 * reach, count)
+            update.addcmul_(
+                at(rate, first - 1, 2 * reach, count),
+                at(x, first - reach, 2 * reach, count),
+            )
+        return count
+
+    reach = 1
+    while 2 * reach <= length:
+        count = combine(2 * reach - 1, reach)
+        if count > 1:  # the first block's decay is never used
+            later = at(rate, 4 * reach - 2, 2 * reach, count - 1)
+            later.mul_(at(rate, 3 * reach - 2, 2 * reach, count - 1))
+        reach *= 2
+    while reach:
+        combine(3 * reach - 1, reach)
+        reach //= 2
