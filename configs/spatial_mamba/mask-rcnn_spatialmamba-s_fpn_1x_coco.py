@@ -1,0 +1,9 @@
+_base_ = './mask-rcnn_spatialmamba-t_fpn_1x_coco.py'
+
+model = dict(
+    backbone=dict(
+        arch='small',
+        drop_path_rate=0.3,
+        init_cfg=dict(checkpoint='checkpoints/spatialmamba_small.pth'),
+    ),
+)

@@ -1,0 +1,9 @@
+_base_ = './spatialmamba-t_upernet_4xb4-160k_ade20k-512x512.py'
+
+model = dict(
+    backbone=dict(
+        arch='small',
+        drop_path_rate=0.3,
+        init_cfg=dict(checkpoint='checkpoints/spatialmamba_small.pth'),
+    ),
+)

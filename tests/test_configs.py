@@ -1,0 +1,230 @@
+"""Every config builds, agrees with itself and its metafile; every T config runs."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from mmengine.config import Config
+from mmengine.dataset import Compose, pseudo_collate
+from mmengine.model import revert_sync_batchnorm
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import (
+    DATASETS,
+    HOOKS,
+    METRICS,
+    MODELS,
+    VISUALIZERS,
+    DefaultScope,
+)
+from random_samples import ORIGINAL, RESIZED, batch, write_sample
+from torch import nn
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / 'configs'
+CONFIGS = [path for path in sorted(FOLDER.rglob('*.py')) if '_base_' not in path.parts]
+RECIPES = [path for path in CONFIGS if 'demo' not in path.parts]
+TINY = [path for path in RECIPES if 'spatialmamba-t_' in path.stem]
+METAFILES = sorted(FOLDER.glob('*/metafile.yml'))
+GRAMMAR = {
+    'mmdet': r'[a-z\d-]+_[a-z\d-]+_fpn_(ms-crop-)?(?P<times>\d)x_coco',
+    'mmseg': r'[a-z\d-]+_[a-z\d-]+_(?P<gpus>\d+)xb(?P<images>\d+)-(?P<k>\d+)k'
+    r'_ade20k-(?P<height>\d+)x(?P<width>\d+)',
+}
+each_config = pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+each_recipe = pytest.mark.parametrize('path', RECIPES, ids=lambda path: path.stem)
+each_tiny = pytest.mark.parametrize('path', TINY, ids=lambda path: path.stem)
+
+
+@pytest.fixture
+def cfg(path: Path):
+    """The config, with its scope active."""
+    loaded = Config.fromfile(path)
+    with DefaultScope.overwrite_default_scope(loaded.default_scope):
+        yield loaded
+
+
+def strings(node: object) -> list[str]:
+    """Every string in nested containers, keys of dicts included."""
+    if isinstance(node, str):
+        return [node]
+    if isinstance(node, dict):
+        node = [*node, *node.values()]
+    inner = node if isinstance(node, list | tuple) else []
+    return [text for item in inner for text in strings(item)]
+
+
+@each_config
+def test_parts_exist_and_no_path_is_absolute(cfg):
+    for text in strings(cfg.to_dict()):
+        assert not text.startswith(('/', '~')), text
+        assert '://' not in text, text
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        DATASETS.build(dict(loader.dataset, lazy_init=True))
+    for registry, parts in (
+        (HOOKS, cfg.default_hooks.values()),
+        (METRICS, [cfg.val_evaluator, cfg.test_evaluator]),
+        (VISUALIZERS, [cfg.visualizer]),
+    ):
+        with registry.switch_scope_and_registry(cfg.default_scope) as active:
+            assert all(active.get(part.type) for part in parts)
+
+
+@each_recipe
+def test_name_batch_and_schedule_agree(cfg, path):
+    name = re.fullmatch(GRAMMAR[cfg.default_scope], path.stem)
+    assert name, f'{path.stem} is not a name of {GRAMMAR[cfg.default_scope]}'
+    (comment,) = re.findall(r'auto_scale_lr = .* # (\d+) GPUs x (\d+) images', cfg.text)
+    gpus, images = map(int, comment)
+    assert images == cfg.train_dataloader.batch_size
+    assert cfg.auto_scale_lr == dict(enable=False, base_batch_size=gpus * images)
+    last = cfg.param_scheduler[-1].end
+    if cfg.default_scope == 'mmdet':
+        assert cfg.train_cfg.max_epochs == last == 12 * int(name['times'])
+        return
+    assert (gpus, images) == (int(name['gpus']), int(name['images']))
+    assert cfg.train_cfg.max_iters == last == 1000 * int(name['k'])
+    size = (int(name['height']), int(name['width']))
+    assert size == cfg.crop_size == cfg.model.data_preprocessor.size
+    crop = next(t for t in cfg.train_pipeline if t.type == 'RandomCrop')
+    assert crop.crop_size == size
+
+
+@each_config
+def test_model_and_optimizer_build(cfg):
+    assert cfg.auto_scale_lr.base_batch_size % cfg.train_dataloader.batch_size == 0
+    model = MODELS.build(cfg.model)
+    channels = model.backbone.channels
+    if cfg.default_scope == 'mmdet':
+        assert tuple(model.neck.in_channels) == channels
+        strides = cfg.model.rpn_head.anchor_generator.strides
+        assert tuple(strides[: len(channels)]) == model.backbone.strides
+    else:
+        assert tuple(model.decode_head.in_channels) == channels
+        extra = model.auxiliary_head
+        assert extra.in_channels == channels[extra.in_index]
+    optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
+    grouped = [id(p) for group in optimizer.param_groups for p in group['params']]
+    trained = [id(p) for p in model.parameters() if p.requires_grad]
+    assert sorted(grouped) == sorted(trained)
+
+
+@each_tiny
+def test_only_the_published_norms_are_exempt_from_decay(cfg):
+    assert undecayed(cfg) == {
+        f'{name}.{parameter}'
+        for name, module in MODELS.build(cfg.model.backbone).named_modules()
+        if isinstance(module, nn.LayerNorm | nn.BatchNorm2d)
+        and not name.endswith(('.norm1', '.norm2'))
+        for parameter in ('weight', 'bias')
+    }
+
+
+@each_tiny
+def test_no_decay_option_of_the_readme(cfg, path):
+    published = undecayed(cfg)
+    readme = (path.parent / 'README.md').read_text()
+    option = re.search(r'^optim_wrapper = .*?^\)$', readme, re.DOTALL | re.MULTILINE)
+    cfg.merge_from_dict(Config.fromstring(option[0], '.py').to_dict())
+    added = {name.split('.ssm.')[-1] for name in undecayed(cfg) - published}
+    assert added == {'A_log', 'D', 'dt_proj.bias'}
+
+
+def undecayed(cfg: Config) -> set[str]:
+    """Parameters of the backbone without weight decay."""
+    model = MODELS.build(cfg.model)
+    names = {id(p): name for name, p in model.backbone.named_parameters()}
+    groups = build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
+    exempt = [group for group in groups if group['weight_decay'] == 0]
+    found = {id(p) for group in exempt for p in group['params']}
+    return {names[i] for i in found & names.keys()}
+
+
+@each_tiny
+def test_train_step_and_prediction(cfg):
+    model = build_small(cfg)
+    optimizer = build_optim_wrapper(model, cfg.optim_wrapper)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    logs = model.train().train_step(batch(cfg.default_scope), optimizer)
+    assert torch.isfinite(logs['loss'])
+    after = dict(model.named_parameters())
+    still = [name for name in after if torch.equal(after[name], before[name])]
+    assert not still, f'one step did not move {still}'
+
+    with torch.no_grad():
+        samples = model.eval().test_step(batch(cfg.default_scope))
+    assert len(samples) == 2
+    for sample in samples:
+        if cfg.default_scope == 'mmdet':
+            found = sample.pred_instances
+            assert len(found) > 0
+            assert found.masks.shape == (len(found), *ORIGINAL)
+        else:
+            assert sample.pred_sem_seg.shape == ORIGINAL
+            assert sample.seg_logits.shape == ORIGINAL
+
+
+@each_tiny
+def test_pipelines_and_flipped_scales(cfg, tmp_path):
+    source = write_sample(cfg.default_scope, tmp_path)
+    for pipeline in (cfg.train_pipeline, cfg.test_pipeline):
+        packed = Compose(pipeline)(dict(source))
+        assert packed['inputs'].shape[0] == 3
+        assert packed['data_samples'].img_shape == packed['inputs'].shape[1:]
+    if cfg.default_scope == 'mmdet':
+        return
+    for resize in cfg.tta_pipeline[1].transforms[0]:
+        resize.scale = tuple(side // 8 for side in resize.scale)
+    cfg.model.backbone.update(arch=dict(channels=8, depths=(1, 1, 1, 1)))
+    cfg.model.decode_head.in_channels = [8, 16, 32, 64]
+    cfg.model.auxiliary_head.in_channels = 32
+    views = Compose(cfg.tta_pipeline)(dict(source))
+    assert len(views['inputs']) == 6  # 3 scales x 2 flips
+    model = revert_sync_batchnorm(MODELS.build(dict(cfg.tta_model, module=cfg.model)))
+    with torch.no_grad():
+        (sample,) = model.eval().test_step(pseudo_collate([views]))
+    assert sample.pred_sem_seg.shape == ORIGINAL
+
+
+@each_tiny
+def test_unknown_key_and_missing_weights_are_named(cfg, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    backbone = MODELS.build(cfg.model.backbone)
+    with pytest.raises(FileNotFoundError, match='init_cfg=None') as error:
+        backbone.init_weights()
+    assert 'checkpoints/spatialmamba_tiny.pth' in str(error.value)
+    with pytest.raises(TypeError, match='droppath_rate'):
+        MODELS.build(dict(cfg.model.backbone, droppath_rate=0.1))
+
+
+def test_metafiles_list_every_config():
+    index = yaml.safe_load((ROOT / 'model-index.yml').read_text())
+    assert [ROOT / name for name in index['Import']] == METAFILES
+    listed = []
+    for metafile in METAFILES:
+        meta = yaml.safe_load(metafile.read_text())
+        collections = {c['Name']: c for c in meta['Collections']}
+        assert all((ROOT / c['README']).is_file() for c in collections.values())
+        for entry in meta['Models']:
+            listed.append(ROOT / entry['Config'])
+            assert entry['Name'] == listed[-1].stem
+            assert entry['In Collection'] in collections
+            assert entry['Metadata']['Published'] is True
+            assert all(result['Metrics'] for result in entry['Results'])
+    assert sorted(listed) == RECIPES
+
+
+def build_small(cfg: Config) -> nn.Module:
+    """The model with few proposals or a small crop, as one process would build it."""
+    torch.manual_seed(0)
+    cfg.model.backbone.drop_path_rate = 0.0  # a dropped branch would not move
+    if cfg.default_scope == 'mmdet':
+        train, test = cfg.model.train_cfg, cfg.model.test_cfg
+        for proposals in (train.rpn_proposal, test.rpn):
+            proposals.update(nms_pre=50, max_per_img=20)
+        train.rcnn.sampler.num = 16
+        test.rcnn.update(score_thr=0.0, max_per_img=5)
+    else:
+        cfg.model.data_preprocessor.size = RESIZED
+    return revert_sync_batchnorm(MODELS.build(cfg.model))
