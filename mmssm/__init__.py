@@ -5,4 +5,7 @@
 by the OpenMMLab registries when a config names them.
 """
 
+from mmssm.fuse import fuse_for_inference
+
 __version__ = '0.1.0'
+__all__ = ['fuse_for_inference']

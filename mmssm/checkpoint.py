@@ -6,6 +6,7 @@ checkpoint holds its training configuration, for instance) becomes an empty stan
 """
 
 import io
+import math
 import os
 import pickle
 import re
@@ -58,6 +59,22 @@ def _spatial_mamba(weights: StateDict) -> StateDict:
     return moved
 
 
+def _vminet(weights: StateDict) -> StateDict:
+    """Name each stage's first part, count blocks from 0, put weights on their grid."""
+    moved = {}
+    for name, weight in weights.items():
+        found = re.match(r'stages\.(\d+)\.(\d+)\.(.*)', name)
+        if found:
+            stage, part, rest = int(found[1]), int(found[2]), found[3]
+            place = f'blocks.{part - 1}' if part else 'downsample'
+            name = f'stages.{stage}.{place}.{rest}'
+        if name.endswith('.attention.position'):
+            side = math.isqrt(weight.numel())
+            weight = weight.reshape(side, side)
+        moved[name] = weight
+    return moved
+
+
 FAMILIES = {
     'spatial_mamba': Family(
         signature=r'layers\.\d+\.blocks\.\d+\.self_attention\.state_fusion\.alpha$',
@@ -75,6 +92,35 @@ FAMILIES = {
             (r'\.Ds$', '.D'),
         ),
         finish=_spatial_mamba,
+    ),
+    'vminet': Family(
+        signature=r'stages\.\d+\.\d+\.sum\.weight$',
+        renames=(
+            (r'^stem\.0\.', 'stem.'),
+            (r'\.dwconv\.', '.local.'),
+            (r'\.f1\.conv\.', '.attention.query.'),
+            (r'\.f2\.conv\.', '.attention.key.'),
+            (r'\.sum\.weight$', '.attention.position'),
+            (r'\.stack$', '.attention.mix'),
+            (r'\.g\.', '.project.'),
+            (r'\.bn\.', '.norm.'),
+        ),
+        finish=_vminet,
+    ),
+    # the released names, and those of mmpretrain
+    'convnext': Family(
+        signature=r'stages\.\d+\.\d+\.(dwconv|depthwise_conv)\.weight$',
+        renames=(
+            (r'^downsample_layers\.0\.0\.', 'stem.conv.'),
+            (r'^downsample_layers\.0\.1\.', 'stem.norm.'),
+            (r'^downsample_layers\.(\d+)\.0\.', r'stages.\1.downsample.norm.'),
+            (r'^downsample_layers\.(\d+)\.1\.', r'stages.\1.downsample.conv.'),
+            (r'^stages\.(\d+)\.(\d+)\.', r'stages.\1.blocks.\2.'),
+            (r'^norm(\d+)\.', r'out_norms.\1.'),
+            (r'\.dwconv\.', '.depthwise_conv.'),
+            (r'\.(pwconv|pointwise_conv)([12])\.', r'.mlp.fc\2.'),
+        ),
+        finish=dict,
     ),
 }
 CLASSIFIER = re.compile(r'(norm|head|classifier)\.')

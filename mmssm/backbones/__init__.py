@@ -2,5 +2,6 @@
 
 from mmssm.backbones.hierarchical import HierarchicalBackbone
 from mmssm.backbones.spatial_mamba import SpatialMamba
+from mmssm.backbones.vminet import VMINet
 
-__all__ = ['HierarchicalBackbone', 'SpatialMamba']
+__all__ = ['HierarchicalBackbone', 'SpatialMamba', 'VMINet']

@@ -7,8 +7,8 @@ from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.checkpoint import checkpoint
 
+from mmssm.backbones.recompute import recompute
 from mmssm.checkpoint import compare, load_weights, read_weights
 
 Arch = str | Mapping[str, object]
@@ -34,7 +34,7 @@ class Stage(nn.Module):
         x = self.downsample(x)
         for block in self.blocks:
             if self.with_cp and torch.is_grad_enabled():
-                x = checkpoint(block, x, use_reentrant=False)
+                x = recompute(block, x)
             else:
                 x = block(x)
         return x

@@ -10,6 +10,7 @@ from mmssm.layers.conv_norm_act import ConvNormAct
 from mmssm.layers.conv_stem import ConvStem
 from mmssm.layers.drop_path import DropPath
 from mmssm.layers.mlp import MLP
+from mmssm.layers.separable_attention import SeparableAttention
 from mmssm.layers.state_fusion import StateFusion
 from mmssm.layers.structure_aware_ssm import StructureAwareSSM
 
@@ -20,6 +21,7 @@ __all__ = [
     'ConvNormAct',
     'ConvStem',
     'DropPath',
+    'SeparableAttention',
     'StateFusion',
     'StructureAwareSSM',
 ]

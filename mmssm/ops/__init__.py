@@ -12,10 +12,29 @@ Letters used in signatures and shapes, with the papers' symbols:
     A            (D, N) continuous-time decay, negative; A in Mamba
     B            input matrix of the state equation, where a batch cannot be meant
     h            state
+    q, k         query and key maps; Q and K in VMINet
+    w            weight of a position in a sum over the map
+    x, y         input and output of a mixing
     delta, dt    step before and after the softplus; Delta in Mamba
 """
 
 from mmssm.ops.selective_scan import selective_scan
+from mmssm.ops.separable_attention import (
+    mixing_matrix,
+    mixing_rank,
+    resample_positions,
+    separable_attention,
+    windowed_separable_attention,
+)
 from mmssm.ops.state_fusion import merge_kernels, state_fusion
 
-__all__ = ['merge_kernels', 'selective_scan', 'state_fusion']
+__all__ = [
+    'merge_kernels',
+    'mixing_matrix',
+    'mixing_rank',
+    'resample_positions',
+    'selective_scan',
+    'separable_attention',
+    'state_fusion',
+    'windowed_separable_attention',
+]

@@ -10,7 +10,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmssm import backbones
 from mmssm.registry import MODELS
 
-SMALL = {'SpatialMamba': {'channels': 8, 'depths': (1, 2, 1, 1)}}
+SMALL = {
+    'SpatialMamba': {'channels': 8, 'depths': (1, 2, 1, 1)},
+    'VMINet': {'channels': 8, 'depths': (1, 2, 1, 1), 'expand': 2},
+}
 NAMES = sorted(SMALL)
 
 
