@@ -1,4 +1,4 @@
-"""Every config builds, agrees with itself and its metafile; every T config runs."""
+"""Every config builds and agrees with its name and metafile; the smallest run."""
 
 import re
 from pathlib import Path
@@ -25,7 +25,8 @@ ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / 'configs'
 CONFIGS = [path for path in sorted(FOLDER.rglob('*.py')) if '_base_' not in path.parts]
 RECIPES = [path for path in CONFIGS if 'demo' not in path.parts]
-TINY = [path for path in RECIPES if 'spatialmamba-t_' in path.stem]
+# a family's smallest model of each method builds on _base_, the others on that one
+TINY = [path for path in RECIPES if '/_base_/' in path.read_text()]
 METAFILES = sorted(FOLDER.glob('*/metafile.yml'))
 GRAMMAR = {
     'mmdet': r'[a-z\d-]+_[a-z\d-]+_fpn_(ms-crop-)?(?P<times>\d)x_coco',
@@ -35,6 +36,12 @@ GRAMMAR = {
 each_config = pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
 each_recipe = pytest.mark.parametrize('path', RECIPES, ids=lambda path: path.stem)
 each_tiny = pytest.mark.parametrize('path', TINY, ids=lambda path: path.stem)
+
+
+def each_tiny_of(*families: str) -> pytest.MarkDecorator:
+    """As each_tiny, for the families with these folders."""
+    paths = [path for path in TINY if path.parent.name in families]
+    return pytest.mark.parametrize('path', paths, ids=lambda path: path.stem)
 
 
 @pytest.fixture
@@ -60,11 +67,15 @@ def test_parts_exist_and_no_path_is_absolute(cfg):
     for text in strings(cfg.to_dict()):
         assert not text.startswith(('/', '~')), text
         assert '://' not in text, text
-    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
-        DATASETS.build(dict(loader.dataset, lazy_init=True))
+    splits = ('test', 'val') if 'val_dataloader' in cfg else ('test',)  # not in demos
+    counts = {int(n) for n in re.findall(r"'num_classes': (\d+)", str(cfg.model))}
+    for split in ('train', *splits):
+        dataset = cfg[f'{split}_dataloader'].dataset
+        classes = DATASETS.build(dict(dataset, lazy_init=True)).metainfo['classes']
+        assert counts == {len(classes)}
     for registry, parts in (
         (HOOKS, cfg.default_hooks.values()),
-        (METRICS, [cfg.val_evaluator, cfg.test_evaluator]),
+        (METRICS, [cfg[f'{split}_evaluator'] for split in splits]),
         (VISUALIZERS, [cfg.visualizer]),
     ):
         with registry.switch_scope_and_registry(cfg.default_scope) as active:
@@ -98,19 +109,22 @@ def test_model_and_optimizer_build(cfg):
     channels = model.backbone.channels
     if cfg.default_scope == 'mmdet':
         assert tuple(model.neck.in_channels) == channels
-        strides = cfg.model.rpn_head.anchor_generator.strides
-        assert tuple(strides[: len(channels)]) == model.backbone.strides
+        head = cfg.model.get('rpn_head') or cfg.model.bbox_head
+        read = model.backbone.strides[model.neck.start_level :]
+        assert tuple(head.anchor_generator.strides[: len(read)]) == read
     else:
-        assert tuple(model.decode_head.in_channels) == channels
-        extra = model.auxiliary_head
-        assert extra.in_channels == channels[extra.in_index]
+        reader = model.neck if model.with_neck else model.decode_head
+        assert tuple(reader.in_channels) == channels
+        if model.with_auxiliary_head:
+            extra = model.auxiliary_head
+            assert extra.in_channels == channels[extra.in_index]
     optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
     grouped = [id(p) for group in optimizer.param_groups for p in group['params']]
     trained = [id(p) for p in model.parameters() if p.requires_grad]
     assert sorted(grouped) == sorted(trained)
 
 
-@each_tiny
+@each_tiny_of('spatial_mamba', 'vminet')
 def test_only_the_published_norms_are_exempt_from_decay(cfg):
     assert undecayed(cfg) == {
         f'{name}.{parameter}'
@@ -121,7 +135,7 @@ def test_only_the_published_norms_are_exempt_from_decay(cfg):
     }
 
 
-@each_tiny
+@each_tiny_of('spatial_mamba')
 def test_no_decay_option_of_the_readme(cfg, path):
     published = undecayed(cfg)
     readme = (path.parent / 'README.md').read_text()
@@ -146,11 +160,12 @@ def test_train_step_and_prediction(cfg):
     model = build_small(cfg)
     optimizer = build_optim_wrapper(model, cfg.optim_wrapper)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    logs = model.train().train_step(batch(cfg.default_scope), optimizer)
-    assert torch.isfinite(logs['loss'])
+    for _ in range(2):  # a part whose gain starts at zero moves in the second step
+        logs = model.train().train_step(batch(cfg.default_scope), optimizer)
+        assert torch.isfinite(logs['loss'])
     after = dict(model.named_parameters())
     still = [name for name in after if torch.equal(after[name], before[name])]
-    assert not still, f'one step did not move {still}'
+    assert not still, f'two steps did not move {still}'
 
     with torch.no_grad():
         samples = model.eval().test_step(batch(cfg.default_scope))
@@ -159,7 +174,8 @@ def test_train_step_and_prediction(cfg):
         if cfg.default_scope == 'mmdet':
             found = sample.pred_instances
             assert len(found) > 0
-            assert found.masks.shape == (len(found), *ORIGINAL)
+            if 'segm' in cfg.val_evaluator.metric:
+                assert found.masks.shape == (len(found), *ORIGINAL)
         else:
             assert sample.pred_sem_seg.shape == ORIGINAL
             assert sample.seg_logits.shape == ORIGINAL
@@ -171,14 +187,16 @@ def test_pipelines_and_flipped_scales(cfg, tmp_path):
     for pipeline in (cfg.train_pipeline, cfg.test_pipeline):
         packed = Compose(pipeline)(dict(source))
         assert packed['inputs'].shape[0] == 3
-        assert packed['data_samples'].img_shape == packed['inputs'].shape[1:]
+        sample = packed['data_samples']
+        assert sample.img_shape == packed['inputs'].shape[1:]
+        if cfg.default_scope == 'mmdet':
+            assert 'bboxes' in sample.gt_instances
+        else:
+            assert 'gt_sem_seg' in sample
     if cfg.default_scope == 'mmdet':
         return
     for resize in cfg.tta_pipeline[1].transforms[0]:
         resize.scale = tuple(side // 8 for side in resize.scale)
-    cfg.model.backbone.update(arch=dict(channels=8, depths=(1, 1, 1, 1)))
-    cfg.model.decode_head.in_channels = [8, 16, 32, 64]
-    cfg.model.auxiliary_head.in_channels = 32
     views = Compose(cfg.tta_pipeline)(dict(source))
     assert len(views['inputs']) == 6  # 3 scales x 2 flips
     model = revert_sync_batchnorm(MODELS.build(dict(cfg.tta_model, module=cfg.model)))
@@ -190,10 +208,12 @@ def test_pipelines_and_flipped_scales(cfg, tmp_path):
 @each_tiny
 def test_unknown_key_and_missing_weights_are_named(cfg, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    backbone = MODELS.build(cfg.model.backbone)
-    with pytest.raises(FileNotFoundError, match='init_cfg=None') as error:
-        backbone.init_weights()
-    assert 'checkpoints/spatialmamba_tiny.pth' in str(error.value)
+    weights = cfg.model.backbone.get('init_cfg')
+    if weights is not None:
+        backbone = MODELS.build(cfg.model.backbone)
+        with pytest.raises(FileNotFoundError, match='init_cfg=None') as error:
+            backbone.init_weights()
+        assert weights.checkpoint in str(error.value)
     with pytest.raises(TypeError, match='droppath_rate'):
         MODELS.build(dict(cfg.model.backbone, droppath_rate=0.1))
 
@@ -210,21 +230,24 @@ def test_metafiles_list_every_config():
             listed.append(ROOT / entry['Config'])
             assert entry['Name'] == listed[-1].stem
             assert entry['In Collection'] in collections
-            assert entry['Metadata']['Published'] is True
-            assert all(result['Metrics'] for result in entry['Results'])
+            results = entry.get('Results', [])
+            assert entry['Metadata']['Published'] is bool(results)
+            assert all(result['Metrics'] for result in results)
     assert sorted(listed) == RECIPES
 
 
 def build_small(cfg: Config) -> nn.Module:
     """The model with few proposals or a small crop, as one process would build it."""
     torch.manual_seed(0)
-    cfg.model.backbone.drop_path_rate = 0.0  # a dropped branch would not move
+    host = cfg.model.backbone.get('host', cfg.model.backbone)
+    host.drop_path_rate = 0.0  # a dropped branch would not move
     if cfg.default_scope == 'mmdet':
         train, test = cfg.model.train_cfg, cfg.model.test_cfg
-        for proposals in (train.rpn_proposal, test.rpn):
-            proposals.update(nms_pre=50, max_per_img=20)
-        train.rcnn.sampler.num = 16
-        test.rcnn.update(score_thr=0.0, max_per_img=5)
+        if 'rpn_head' in cfg.model:
+            for proposals in (train.rpn_proposal, test.rpn):
+                proposals.update(nms_pre=50, max_per_img=20)
+            train.rcnn.sampler.num = 16
+        test.get('rcnn', test).update(score_thr=0.0, max_per_img=5)
     else:
         cfg.model.data_preprocessor.size = RESIZED
     return revert_sync_batchnorm(MODELS.build(cfg.model))
