@@ -1,0 +1,72 @@
+"""Files that are whole or not there, whenever the process dies."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mmengine.fileio import LocalBackend, register_backend
+from mmengine.fileio.io import backend_instances
+
+
+def write_whole(path: str | Path, data: bytes) -> None:
+    """Write to a temporary name in the same folder, then move it to `path`."""
+    path = Path(path).resolve()  # a link stays a link
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    try:
+        with open(temporary, 'wb') as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def remove_leftovers(folder: str | Path) -> None:
+    """Remove the temporary files of writes that a killed process left in a folder."""
+    for leftover in Path(folder).glob('.*.pth.*.tmp'):
+        leftover.unlink(missing_ok=True)
+
+
+class AtomicBackend(LocalBackend):
+    """mmengine's local storage, except that a file appears at once and complete."""
+
+    def __init__(self) -> None:
+        self._waiting: list[str | Path] | None = None
+
+    def put(self, obj: bytes, filepath: str | Path) -> None:
+        write_whole(filepath, obj)
+        if self._waiting and filepath in self._waiting:
+            self._waiting.remove(filepath)
+
+    def put_text(self, obj: str, filepath: str | Path, encoding: str = 'utf-8') -> None:
+        write_whole(filepath, obj.encode(encoding))
+
+    def remove(self, filepath: str | Path) -> None:
+        if self._waiting is None:
+            super().remove(filepath)
+        else:
+            self._waiting.append(filepath)
+
+    @contextmanager
+    def removing_last(self) -> Iterator[None]:
+        """Put off `remove` to the end of the block; an exception keeps the files."""
+        if self._waiting is not None:
+            yield
+            return
+        self._waiting = []
+        try:
+            yield
+            for filepath in self._waiting:
+                super().remove(filepath)
+        finally:
+            self._waiting = None
+
+
+def use_atomic_files() -> None:
+    """Make `AtomicBackend` mmengine's storage for local paths in this process."""
+    register_backend('local', AtomicBackend, force=True, prefixes='')
+    backend_instances.clear()  # those made before
