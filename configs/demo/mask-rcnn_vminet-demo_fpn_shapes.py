@@ -1,0 +1,10 @@
+_base_ = './_base_/mask-rcnn_fpn_shapes.py'
+
+model = dict(
+    backbone=dict(
+        type='mmssm.VMINet',
+        arch=dict(channels=24, depths=(1, 1, 3, 1), expand=2),
+        train_size=128,
+    ),
+    neck=dict(in_channels=[24, 48, 96, 192]),
+)
