@@ -9,18 +9,28 @@ from mmssm.layers.conv_downsample import ConvDownsample
 from mmssm.layers.conv_norm_act import ConvNormAct
 from mmssm.layers.conv_stem import ConvStem
 from mmssm.layers.drop_path import DropPath
+from mmssm.layers.exponential_moving_average import ExponentialMovingAverage
+from mmssm.layers.gated_attention import GatedAttention
 from mmssm.layers.mlp import MLP
+from mmssm.layers.patch_conv import PatchConv
+from mmssm.layers.relative_position_bias import RelativePositionBias
 from mmssm.layers.separable_attention import SeparableAttention
+from mmssm.layers.ssm2d import SSM2D
 from mmssm.layers.state_fusion import StateFusion
 from mmssm.layers.structure_aware_ssm import StructureAwareSSM
 
 __all__ = [
     'MLP',
+    'SSM2D',
     'ChannelNorm',
     'ConvDownsample',
     'ConvNormAct',
     'ConvStem',
     'DropPath',
+    'ExponentialMovingAverage',
+    'GatedAttention',
+    'PatchConv',
+    'RelativePositionBias',
     'SeparableAttention',
     'StateFusion',
     'StructureAwareSSM',

@@ -6,6 +6,7 @@ Letters used in signatures and shapes, with the papers' symbols:
     L            length of a sequence, H * W in row-major order for a map
     D            channels of the inner (expanded) map of a block
     N            states per channel (d_state)
+    S            state-space models of a 2-D SSM, num_ssms * directions
     G            groups of channels that share B
     R            rank of the step projection (dt_rank)
     K            dilations of the state fusion, Omega in Spatial-Mamba
@@ -26,6 +27,7 @@ from mmssm.ops.separable_attention import (
     separable_attention,
     windowed_separable_attention,
 )
+from mmssm.ops.ssm2d import ssm2d, ssm2d_kernel, ssm2d_prepare, ssm2d_support
 from mmssm.ops.state_fusion import merge_kernels, state_fusion
 
 __all__ = [
@@ -35,6 +37,10 @@ __all__ = [
     'resample_positions',
     'selective_scan',
     'separable_attention',
+    'ssm2d',
+    'ssm2d_kernel',
+    'ssm2d_prepare',
+    'ssm2d_support',
     'state_fusion',
     'windowed_separable_attention',
 ]
