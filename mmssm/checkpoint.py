@@ -11,6 +11,7 @@ import os
 import pickle
 import re
 import tempfile
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -19,6 +20,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from mmssm import ssm2d_names
 
 StateDict = dict[str, Tensor]
 
@@ -121,6 +124,58 @@ FAMILIES = {
             (r'\.(pwconv|pointwise_conv)([12])\.', r'.mlp.fc\2.'),
         ),
         finish=dict,
+    ),
+    # a 2-D SSM alone, in Swin, in ViT (with the names of mmdet's and mmseg's), in Mega
+    'ssm2d': Family(signature=r'^C_1$', renames=(), finish=ssm2d_names.layers),
+    'ssm2d_swin': Family(
+        signature=r'layers\.\d+\.blocks\.\d+\.(mlp\.)?move\.C_1$',
+        renames=(
+            (r'^layers\.', 'stages.'),
+            (r'^patch_embed\.proj\.', 'patch_embed.projection.'),
+            (r'\.attn\.', '.attn.w_msa.'),
+            (r'\.mlp\.fc1\.', '.ffn.layers.0.0.'),
+            (r'\.mlp\.fc2\.', '.ffn.layers.1.'),
+            (r'\.mlp\.move\.', '.ffn.layers.0.0.mix.ssm2d.'),
+            (r'\.move\.', '.attn.mix.ssm2d.'),
+        ),
+        finish=ssm2d_names.swin,
+    ),
+    'ssm2d_vit': Family(
+        signature=r'transformer\.layers\.\d+\.\d+\.fn\.move\.C_1$',
+        renames=(
+            (r'^pos_embedding$', 'pos_embed'),
+            (r'^to_patch_embedding\.1\.', 'patch_embed.projection.'),
+            (r'^transformer\.', ''),
+            (r'\.0\.norm\.', '.ln1.'),
+            (r'\.1\.norm\.', '.ln2.'),
+            (r'\.0\.fn\.move\.', '.attn.mix.ssm2d.'),
+            (r'\.0\.fn\.to_out\.0\.', '.attn.attn.out_proj.'),
+            (r'\.0\.fn\.', '.attn.attn.'),
+            (r'\.1\.fn\.(net\.0|fc1)\.', '.ffn.layers.0.0.'),
+            (r'\.1\.fn\.(net\.3|fc2)\.', '.ffn.layers.1.'),
+            (r'\.1\.fn\.move\.', '.ffn.layers.0.0.mix.ssm2d.'),
+        ),
+        finish=ssm2d_names.vit,
+    ),
+    'ssm2d_mega': Family(
+        signature=r'blocks\.\d+\.mega_layer\.mx_proj\.weight$',
+        renames=(
+            (r'^pos_embed$', 'stem.position'),
+            (r'^patch_embed\.proj\.', 'stem.conv.'),
+            (r'^final_norm\.norm\.', 'out_norms.3.norm.'),
+            (r'\.nffn\.norm\.norm\.', '.norm.'),
+            (r'\.nffn\.', '.'),
+            (r'\.mega_layer\.', '.attention.'),
+            (r'\.attention\.norm\.norm\.', '.attention.norm.'),
+            (r'\.attention\.gamma$', '.attention.scale'),
+            (r'\.attention\.beta$', '.attention.shift'),
+            (r'\.rel_pos_bias\.rel_pos_bias$', '.position.bias'),
+            (r'\.move\.', '.mixer.'),
+            (r'\.v_proj\.', '.value.'),
+            (r'\.mx_proj\.', '.gates.'),
+            (r'\.h_proj\.', '.hidden.'),
+        ),
+        finish=ssm2d_names.mega,
     ),
 }
 CLASSIFIER = re.compile(r'(norm|head|classifier)\.')
@@ -352,7 +407,7 @@ class _InertUnpickler(pickle.Unpickler):
     """Builds tensors and plain containers; any other class becomes `_Inert`."""
 
     allowed = {
-        ('collections', 'OrderedDict'): dict,
+        ('collections', 'OrderedDict'): OrderedDict,
         ('torch', 'Size'): torch.Size,
         ('torch', 'device'): torch.device,
         ('torch._utils', '_rebuild_tensor'): torch._utils._rebuild_tensor,

@@ -213,6 +213,14 @@ def test_reading_runs_no_code(official, tmp_path):
     assert torch.equal(read['model']['outnorm0.bias'], official['outnorm0.bias'])
 
 
+def test_state_dict_of_a_module_beside_an_object_is_read(tmp_path):
+    # such a state dict carries its version in an attribute
+    content = {'state_dict': model().state_dict(), 'args': Namespace(lr=0.1)}
+    torch.save(content, tmp_path / 'a.pth')
+    read = load_file(tmp_path / 'a.pth')['state_dict']
+    assert read.keys() == content['state_dict'].keys()
+
+
 def test_dtypes_and_old_files_are_read(official, tmp_path):
     content = {'model': {k: v.half() for k, v in official.items()}, 'o': Namespace()}
     path = tmp_path / 'a.pth'

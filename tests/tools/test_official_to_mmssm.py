@@ -99,3 +99,9 @@ def test_other_files_are_refused(tool, tmp_path, capsys):
     assert "its first key is 'conv1.weight'" in capsys.readouterr().err
     assert tool.main([str(tmp_path / 'c.pth'), str(tmp_path / 'b.pth')]) == 1
     assert 'no checkpoint at' in capsys.readouterr().err
+
+
+def test_weights_without_a_backbone_of_ours_are_refused(tool, tmp_path, capsys):
+    save_file({'layers.0.blocks.0.move.C_1': torch.zeros(8, 4)}, tmp_path / 'a.pth')
+    assert tool.main([str(tmp_path / 'a.pth'), str(tmp_path / 'b.pth')]) == 1
+    assert "family 'ssm2d_swin' belong to" in capsys.readouterr().err

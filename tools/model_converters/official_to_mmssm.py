@@ -49,9 +49,15 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 
 def backbone_class(family: str) -> type[HierarchicalBackbone]:
-    """The registered backbone of a family."""
-    classes = (getattr(backbones, name) for name in backbones.__all__)
-    return next(c for c in classes if getattr(c, 'family', None) == family)
+    """The registered backbone of a family; ValueError for one of hosts and layers."""
+    for name in backbones.__all__:
+        found = getattr(backbones, name)
+        if getattr(found, 'family', None) == family:
+            return found
+    raise ValueError(
+        f'weights of the family {family!r} belong to a layer or to a host of any size; '
+        'give mmssm.checkpoint.from_official(weights, family) to its load_state_dict'
+    )
 
 
 def convert(args: argparse.Namespace) -> str:
@@ -66,8 +72,8 @@ def convert(args: argparse.Namespace) -> str:
             f'{args.source} has no official weights of a known family '
             f'({", ".join(FAMILIES)}); its first key is {next(iter(weights))!r}'
         )
-    converted = from_official(weights, family)
     cls = backbone_class(family)
+    converted = from_official(weights, family)
     own = {
         name.removeprefix('backbone.'): weight
         for name, weight in converted.items()

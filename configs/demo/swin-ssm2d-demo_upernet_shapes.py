@@ -1,0 +1,19 @@
+_base_ = './_base_/upernet_shapes.py'
+
+model = dict(
+    backbone=dict(
+        type='mmssm.SSM2DHost',
+        host=dict(
+            type='mmseg.SwinTransformer',
+            embed_dims=24,
+            depths=(1, 1, 3, 1),
+            num_heads=(1, 2, 4, 8),
+            window_size=4,
+            drop_path_rate=0.0,
+        ),
+        start='published',
+        num_states=8,
+    ),
+    decode_head=dict(in_channels=[24, 48, 96, 192]),
+    auxiliary_head=dict(in_channels=96),
+)
