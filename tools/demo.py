@@ -290,6 +290,16 @@ def collect(folder: Path, followed_from: dict) -> None:
     write_json(folder / 'results.json', dict(followed_from=followed_from, tasks=tasks))
 
 
+def changes_since_last(folder: Path, model: str, followed_from: dict) -> list[str]:
+    """What differs between this run and the newest results of the same model."""
+    earlier = RESULTS.glob(f'{model}-*/results.json')
+    newest = max(earlier, key=lambda path: path.stat().st_mtime, default=None)
+    if newest is None or newest.parent == folder:
+        return []
+    before = json.loads(newest.read_text())['followed_from']
+    return [key for key, value in followed_from.items() if before.get(key) != value]
+
+
 def check_machine() -> None:
     """Failure if something is missing that the demo needs."""
     absent = [name for name in NEEDED if importlib.util.find_spec(name) is None]
@@ -320,6 +330,8 @@ def demo(args: argparse.Namespace) -> None:
     if args.fresh:
         shutil.rmtree(folder, ignore_errors=True)
     say(f'{args.model} on {followed_from["device"]}; everything goes to {folder}')
+    if changed := changes_since_last(folder, args.model, followed_from):
+        say(f'not what the last results follow from: {", ".join(changed)}')
     jobs = {
         task.name: run_task(task, config, folder / task.name, options, lock)
         for task, config in zip(TASKS, configs, strict=True)
@@ -356,11 +368,9 @@ def main() -> None:
     try:
         demo(parser.parse_args())
     except Failure as failure:
-        say('')
-        raise SystemExit(f'demo: {failure}') from None
+        raise SystemExit(f'\ndemo: {failure}') from None
     except KeyboardInterrupt:
-        say('')
-        raise SystemExit('demo: stopped; the same command goes on from here') from None
+        raise SystemExit('\ndemo: stopped; run it again to go on from here') from None
 
 
 if __name__ == '__main__':

@@ -50,7 +50,7 @@ def leaves(settings: Mapping, key: str) -> Iterator[Leaf]:
             yield from leaves(part, f'{key}.datasets[{index}]')
     else:
         kind = settings['type']
-        with DATASETS.switch_scope_and_registry(None) as registry:
+        with DATASETS.switch_scope_and_registry(None) as registry, _quiet():
             found = registry.get(kind) if isinstance(kind, str) else kind
         if found is None:
             raise SystemExit(
@@ -58,6 +58,11 @@ def leaves(settings: Mapping, key: str) -> Iterator[Leaf]:
                 'default_scope and custom_imports'
             )
         yield Leaf(key, settings, found)
+
+
+def _quiet() -> contextlib.AbstractContextManager:
+    """Without what the libraries print while they are imported and read files."""
+    return contextlib.redirect_stdout(io.StringIO())
 
 
 def heads(node: object, key: str = 'model') -> Iterator[tuple[str, int]]:
@@ -104,7 +109,8 @@ def check_heads(report: Report, cfg: Mapping, names: Sequence[str]) -> None:
         if number != len(names):
             report.error(
                 f'{key} is {number}, but the data has {len(names)} classes',
-                f'{key}={len(names)} (the background of a detector is not counted)',
+                f'{key}={len(names)}; a background counts in segmentation if it is '
+                'one of the classes, and never in detection',
             )
 
 
@@ -147,9 +153,8 @@ def try_pipeline(report: Report, leaf: Leaf) -> None:
     """Build the dataset and send its first and its middle picture through."""
     from mmengine.registry import DATASETS
 
-    silence = contextlib.redirect_stdout(io.StringIO())
     try:
-        with silence, warnings.catch_warnings():
+        with _quiet(), warnings.catch_warnings():
             warnings.simplefilter('ignore')
             dataset = DATASETS.build(leaf.settings)
             for index in {0, len(dataset) // 2}:
@@ -185,6 +190,7 @@ def check(cfg: Mapping, samples: int | None) -> Report:
     report = Report()
     seen: dict[str, list[str]] = {}
     done: dict[str, str] = {}
+    named: dict[tuple[str, ...], str] = {}
     for loader in LOADERS:
         if None in (cfg.get(f'{loader}_dataloader'), cfg.get(f'{loader}_cfg')):
             continue
@@ -206,6 +212,14 @@ def check(cfg: Mapping, samples: int | None) -> Report:
                     )
             if (names := class_names(report, leaf)) is None:
                 continue
+            for other, place in named.items():
+                if other != names:
+                    report.error(
+                        f'other classes than {place}: {some(names)}; there '
+                        f'{some(other)}',
+                        'the same names in the same order in every dataset',
+                    )
+            named.setdefault(names, leaf.key)
             check_heads(report, cfg, names)
             check_evaluator(report, cfg, loader, leaf)
             if not absent:
