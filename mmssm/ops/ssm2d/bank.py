@@ -20,6 +20,7 @@ STATES = {
     'tiled': (states_tiled, states_tiled_adjoint),
 }
 ALL = Part(slice(None), slice(None))
+BLOCK = 64  # cells that one matrix product sums
 
 
 class KernelBank:
@@ -92,7 +93,7 @@ class KernelBankAdjoint(KernelBank):
         states = self._features(self.X)[:, part.ssms]
         grad_states = self._features(self.grad_X)[:, part.ssms]
         for axis in (0, 1):
-            summed = torch.bmm(grad, states[axis].mT).view(weights.shape[1:])
+            summed = _sum_over_cells(grad, states[axis]).view(weights.shape[1:])
             self.grad_weights[axis, part.ssms, :, part.rows] = summed
             grad_states[axis].baddbmm_(weights[axis].flatten(1, 2).mT, grad)
 
@@ -108,6 +109,24 @@ class KernelBankAdjoint(KernelBank):
             grad_B.unflatten(1, (ssms, -1)),
             grad_C.conj_physical(),
         )
+
+
+def _sum_over_cells(one: Tensor, other: Tensor) -> Tensor:
+    """one @ other^T, by blocks: (S, M, cells), (S, N', cells) -> (S, M, N').
+
+    A sum over a whole map in one run would lose digits of float32.
+    """
+    cells = one.shape[2]
+    whole = cells - cells % BLOCK if cells > 2 * BLOCK else 0
+    total = torch.bmm(one[..., whole:], other[..., whole:].mT)
+    if whole:
+        for ssm, sums in enumerate(total):
+            left, right = (
+                t[ssm, :, :whole].unflatten(1, (-1, BLOCK)).transpose(0, 1)
+                for t in (one, other)
+            )
+            sums += torch.bmm(left, right.mT).sum(0)
+    return total
 
 
 def _pairs(tensor: Tensor) -> Tensor:
