@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmssm.layers.state_fusion import StateFusion
-from mmssm.ops import selective_scan
-from mmssm.ops.precision import no_autocast, wide
+from mmssm.ops import observe, selective_scan
+from mmssm.ops.precision import no_autocast
 
 
 class StructureAwareSSM(nn.Module):
@@ -63,7 +63,10 @@ class StructureAwareSSM(nn.Module):
             self.dt_proj.bias.copy_(inverse_softplus)
 
     def forward(self, x: Tensor) -> Tensor:
-        u, z = self.in_proj(x.permute(0, 2, 3, 1)).chunk(2, dim=-1)  # (B, H, W, D)
+        # two products: halves of one would be strided, and copied again
+        u, z = (
+            F.linear(x.permute(0, 2, 3, 1), w) for w in self.in_proj.weight.chunk(2)
+        )
         u = F.silu(self.conv(u.permute(0, 3, 1, 2)))  # (B, D, H, W)
         y = self._observe(u).permute(0, 2, 3, 1)
         y = self.out_norm(y.to(self.out_norm.weight.dtype)) * F.silu(z)
@@ -83,6 +86,12 @@ class StructureAwareSSM(nn.Module):
                 B.flatten(1, 2).transpose(1, 2),
                 self.dt_proj.bias,
             )
-            h = self.state_fusion(h.squeeze(2).unflatten(2, (height, width)))
-            h, u, C = wide(h, u, C.permute(0, 3, 1, 2))
-            return h * C + u * self.D[:, None, None]
+        return observe(
+            h.squeeze(2).unflatten(2, (height, width)),
+            C.permute(0, 3, 1, 2),
+            u,
+            self.D,
+            self.state_fusion.kernels,
+            self.state_fusion.alpha,
+            dilations=self.state_fusion.dilations,
+        )

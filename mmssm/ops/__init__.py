@@ -11,7 +11,8 @@ Letters used in signatures and shapes, with the papers' symbols:
     R            rank of the step projection (dt_rank)
     K            dilations of the state fusion, Omega in Spatial-Mamba
     A            (D, N) continuous-time decay, negative; A in Mamba
-    B            input matrix of the state equation, where a batch cannot be meant
+    B, C, D      input matrix, observation and skip of the state equations, where
+                 nothing else can be meant
     h            state
     q, k         query and key maps; Q and K in VMINet
     w            weight of a position in a sum over the map
@@ -19,6 +20,7 @@ Letters used in signatures and shapes, with the papers' symbols:
     delta, dt    step before and after the softplus; Delta in Mamba
 """
 
+from mmssm.ops.observation import observe
 from mmssm.ops.selective_scan import selective_scan
 from mmssm.ops.separable_attention import (
     mixing_matrix,
@@ -34,6 +36,7 @@ __all__ = [
     'merge_kernels',
     'mixing_matrix',
     'mixing_rank',
+    'observe',
     'resample_positions',
     'selective_scan',
     'separable_attention',

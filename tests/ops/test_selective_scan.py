@@ -6,8 +6,10 @@ import golden
 import pytest
 import torch
 from parity import assert_as_exact_as_naive, assert_equal_in_double
+from torch.library import opcheck
 
 from mmssm.ops import selective_scan
+from mmssm.ops.selective_scan import tree
 from mmssm.ops.selective_scan.tree import scan_
 
 NAMES = ('u', 'delta', 'A', 'B', 'delta_bias')
@@ -154,3 +156,10 @@ def test_states_grow_with_positions_only_through_the_past():
     cut = [t[..., :23] for t in (u, delta)]
     whole = selective_scan(u, delta, A, B, bias)[..., :23]
     assert_equal_in_double(selective_scan(*cut, A, B[..., :23], bias), whole)
+
+
+def test_operator_is_registered_soundly():
+    u, delta, A, B, delta_bias = make((2, 4, 2, 2, 5))
+    rows = [t.detach().transpose(1, 2).requires_grad_() for t in (u, delta)]
+    B = B.detach().permute(0, 3, 1, 2).requires_grad_()
+    opcheck(tree._scan, (*rows, A, B, delta_bias))

@@ -6,8 +6,10 @@ import golden
 import pytest
 import torch
 from parity import assert_as_exact_as_naive, assert_equal_in_double
+from torch.library import opcheck
 
 from mmssm.ops import merge_kernels, state_fusion
+from mmssm.ops.state_fusion import shared_border
 
 FAST = ['shared_border', 'merged']
 SIZES = [(7, 9), (14, 14), (1, 1), (1, 8), (3, 2), (13, 5)]
@@ -128,3 +130,9 @@ def test_bad_shapes_are_named(position, shape, words):
 def test_bad_dilation_is_named():
     with pytest.raises(ValueError, match=r'dilations are \(1, 0, 5\)'):
         state_fusion(*make(4, 5), dilations=(1, 0, 5))
+
+
+def test_operator_is_registered_soundly():
+    h, kernels, alpha = make(4, 6)
+    taps = shared_border.scaled_taps(kernels, alpha).detach().requires_grad_()
+    opcheck(shared_border._fuse, (h, taps, [1, 3, 5]))

@@ -14,14 +14,15 @@ contiguous channels; a channels-last input is not copied.
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import FunctionCtx
+from torch.library import custom_op
 
 
 def selective_scan_tree(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor
 ) -> Tensor:
     """Same shapes as the naive twin; the states are laid out channels last."""
-    states = _TreeScan.apply(
+    states = _scan(
         u.transpose(1, 2),
         delta.transpose(1, 2),
         A,
@@ -31,47 +32,75 @@ def selective_scan_tree(
     return states.permute(0, 2, 3, 1)
 
 
-class _TreeScan(torch.autograd.Function):
+@custom_op('mmssm::selective_scan', mutates_args=())
+def _scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor) -> Tensor:
     """u, delta: (B, L, D); A: (D, N); B: (B, L, G, N); delta_bias: (D,)."""
+    u, delta = u.contiguous(), delta.contiguous()
+    dt = F.softplus(delta + delta_bias)
+    h = _outer(dt * u, B)
+    scan_(_decay(dt, A), h)
+    return h
 
-    @staticmethod
-    def forward(
-        ctx: FunctionCtx,
-        u: Tensor,
-        delta: Tensor,
-        A: Tensor,
-        B: Tensor,
-        delta_bias: Tensor,
-    ) -> Tensor:
-        dt = F.softplus(delta + delta_bias)
-        h = _outer(dt * u, B)
-        scan_(_decay(dt, A), h)
-        ctx.save_for_backward(u, delta, A, B, delta_bias, h)
-        return h
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, ...]:
-        u, delta, A, B, delta_bias, h = ctx.saved_tensors
-        before = delta + delta_bias
-        dt = F.softplus(before)
-        decay = _decay(dt, A)
-        # adjoint_t = grad_t + decay_{t+1} adjoint_{t+1}
-        adjoint = grad.clone(memory_format=torch.contiguous_format)
-        scan_(decay[:, 1:].clone(), adjoint, backward=True)
+@custom_op('mmssm::selective_scan_adjoint', mutates_args=())
+def _scan_adjoint(
+    grad: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    delta_bias: Tensor,
+    h: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    u, delta = u.contiguous(), delta.contiguous()
+    before = delta + delta_bias
+    dt = F.softplus(before)
+    decay = _decay(dt, A)
+    # adjoint_t = grad_t + decay_{t+1} adjoint_{t+1}
+    adjoint = grad.clone(memory_format=torch.contiguous_format)
+    scan_(decay[:, 1:].clone(), adjoint, backward=True)
 
-        # h_t = exp(dt A) h_{t-1} + dt u B: first the part through dt u B
-        inflow = _inner(adjoint, B)  # (B, L, D)
-        grad_u = dt * inflow
-        grad_B = _group(adjoint * (dt * u)[..., None], B.shape[2]).sum(3)
-        # then the part through the exponent dt A, which position 0 does not have
-        exponent = decay
-        exponent[:, 0] = 0
-        exponent[:, 1:].mul_(adjoint[:, 1:]).mul_(h[:, :-1])
-        grad_A = (exponent * dt[..., None]).sum((0, 1))
-        grad_dt = (exponent * A).sum(-1).addcmul_(u, inflow)
-        grad_delta = torch.ops.aten.softplus_backward(grad_dt, before, 1, 20)
-        return grad_u, grad_delta, grad_A, grad_B, grad_delta.sum((0, 1))
+    # h_t = exp(dt A) h_{t-1} + dt u B: first the part through dt u B
+    inflow = _inner(adjoint, B)  # (B, L, D)
+    grad_u = dt * inflow
+    grad_B = _group(adjoint * (dt * u)[..., None], B.shape[2]).sum(3)
+    # then the part through the exponent dt A, which position 0 does not have
+    exponent = decay
+    exponent[:, 0] = 0
+    exponent[:, 1:].mul_(adjoint[:, 1:]).mul_(h[:, :-1])
+    grad_A = (exponent * dt[..., None]).sum((0, 1))
+    grad_dt = (exponent * A).sum(-1).addcmul_(u, inflow)
+    grad_delta = torch.ops.aten.softplus_backward(grad_dt, before, 1, 20)
+    return grad_u, grad_delta, grad_A, grad_B, grad_delta.sum((0, 1))
+
+
+@_scan.register_fake
+def _(u: Tensor, delta: Tensor, A: Tensor, *rest: object) -> Tensor:
+    return u.new_empty((*u.shape, A.shape[1]))
+
+
+@_scan_adjoint.register_fake
+def _(
+    grad: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    delta_bias: Tensor,
+    h: Tensor,
+) -> tuple[Tensor, ...]:
+    return tuple(t.new_empty(t.shape) for t in (u, delta, A, B, delta_bias))
+
+
+def _save(ctx: FunctionCtx, inputs: tuple, output: Tensor) -> None:
+    ctx.save_for_backward(*inputs, output)
+
+
+def _backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, ...]:
+    return _scan_adjoint(grad, *ctx.saved_tensors)
+
+
+_scan.register_autograd(_backward, setup_context=_save)
 
 
 def _decay(dt: Tensor, A: Tensor) -> Tensor:

@@ -41,13 +41,13 @@ def state_fusion(
 
     Raises ValueError for shapes that do not fit and for an unknown backend.
     """
-    _check(h, kernels, alpha, dilations)
+    check_fusion(h, kernels, alpha, dilations)
     run = dispatch.choose('state_fusion', backend, h, kernels, alpha)
     with no_autocast(h):
         return run(*wide(h, kernels, alpha), dilations)
 
 
-def _check(
+def check_fusion(
     h: Tensor, kernels: Tensor, alpha: Tensor, dilations: tuple[int, ...]
 ) -> None:
     if h.dim() != 4 or 0 in h.shape:
