@@ -40,14 +40,16 @@ class Family(NamedTuple):
 
 
 def _stack_fusion_kernels(weights: StateDict) -> StateDict:
-    """Three kernels (C, 1, 3, 3) -> one parameter (3, C, 1, 3, 3)."""
+    """Three kernels (C, 1, 3, 3) -> one parameter (3, C, 3, 3)."""
     stacked = {}
     for name, weight in weights.items():
         if not re.search(r'kernel_3(_[12])?$', name):
             stacked[name] = weight
         elif name.endswith('kernel_3'):
             parts = [weight, weights[f'{name}_1'], weights[f'{name}_2']]
-            stacked[name.replace('kernel_3', 'kernels')] = torch.stack(parts)
+            stacked[name.replace('kernel_3', 'kernels')] = torch.cat(
+                parts, 1
+            ).transpose(0, 1)
     return stacked
 
 

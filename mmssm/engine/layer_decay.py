@@ -31,6 +31,8 @@ class LayerDecayOptimizerConstructor(DefaultOptimWrapperConstructor):
     decay_rate: in (0, 1].
     ssm_decay_mult: factor on the weight decay of A, D and the bias of the step of
     state-space layers; custom_keys go first.
+    Parameters that a layer flags with `no_weight_decay = True`, as `SSM2D` does, are
+    not decayed unless custom_keys say so.
 
         optim_wrapper = dict(
             constructor='mmssm.LayerDecayOptimizerConstructor',
@@ -62,14 +64,17 @@ class LayerDecayOptimizerConstructor(DefaultOptimWrapperConstructor):
                 layer = backbone.layer_id(name.removeprefix('backbone.'))
                 scale = rate ** (backbone.num_layers - 1 - layer)
                 group['lr'] = group.get('lr', self.base_lr) * scale
-            self._decay_ssm(group, name)
+            custom = self.paramwise_cfg.get('custom_keys', {})
+            if self.base_wd is not None and not any(key in name for key in custom):
+                self._decay_ssm(group, name)
 
     def _decay_ssm(self, group: dict, name: str) -> None:
         factor = self.paramwise_cfg.get('ssm_decay_mult')
-        custom = any(key in name for key in self.paramwise_cfg.get('custom_keys', {}))
         ssm = any(f'.{name}'.endswith(f'.{ending}') for ending in SSM_PARAMETERS)
-        if factor is not None and self.base_wd is not None and ssm and not custom:
+        if factor is not None and ssm:
             group['weight_decay'] = self.base_wd * factor
+        if getattr(group['params'][0], 'no_weight_decay', False):
+            group['weight_decay'] = 0.0
 
 
 def _layered(model: nn.Module) -> Layered:

@@ -9,7 +9,7 @@ from mmssm.ops import state_fusion
 class StateFusion(nn.Module):
     """Mix each state with its dilated 3x3 neighbourhoods; see `ops.state_fusion`.
 
-    kernels: (K, C, 1, 3, 3), ones; one depthwise kernel for each dilation.
+    kernels: (K, C, 3, 3), ones; one depthwise kernel for each dilation.
     alpha: (K,), ones; weight of each dilation.
     (B, C, H, W) -> (B, C, H, W), float32 or float64.
     """
@@ -18,11 +18,12 @@ class StateFusion(nn.Module):
         super().__init__()
         self.dilations = tuple(dilations)
         count = len(self.dilations)
-        self.kernels = nn.Parameter(torch.ones(count, channels, 1, 3, 3))
+        self.kernels = nn.Parameter(torch.ones(count, channels, 3, 3))
         self.alpha = nn.Parameter(torch.ones(count))
 
     def forward(self, h: Tensor) -> Tensor:
-        return state_fusion(h, self.kernels, self.alpha, dilations=self.dilations)
+        taps = self.kernels.unsqueeze(2)
+        return state_fusion(h, taps, self.alpha, dilations=self.dilations)
 
     def extra_repr(self) -> str:
         return f'channels={self.kernels.shape[1]}, dilations={self.dilations}'

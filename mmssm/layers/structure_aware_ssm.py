@@ -91,7 +91,7 @@ class StructureAwareSSM(nn.Module):
             C.permute(0, 3, 1, 2),
             u,
             self.D,
-            self.state_fusion.kernels,
+            self.state_fusion.kernels.unsqueeze(2),
             self.state_fusion.alpha,
             dilations=self.state_fusion.dilations,
         )

@@ -5,7 +5,7 @@ from mmengine.optim import build_optim_wrapper
 from torch import nn
 
 import mmssm.engine  # noqa: F401 (registers the constructor)
-from mmssm.backbones import SpatialMamba
+from mmssm.backbones import SpatialMamba, SSM2DHost
 
 LR, DECAY = 0.5, 0.25
 
@@ -91,3 +91,14 @@ def test_bad_rate(model, rate):
 def test_backbone_without_layers():
     with pytest.raises(ValueError, match='Model is a Linear'):
         groups(Model(nn.Linear(1, 1)), decay_rate=0.5)
+
+
+def test_flagged_parameters_are_not_decayed():
+    host = dict(type='mmssm.ConvNeXt', arch=dict(channels=4, depths=(1, 1, 1, 1)))
+    model = Model(SSM2DHost(host, num_states=2))
+    flagged = [n for n, p in model.named_parameters() if hasattr(p, 'no_weight_decay')]
+    found = groups(model, decay_rate=1)
+    decays = {name.rpartition('.')[2]: found[name]['weight_decay'] for name in flagged}
+    assert decays == {'A': DECAY, 'B': 0, 'C': 0}
+    found = groups(model, decay_rate=1, custom_keys={'ssm2d.B': dict(decay_mult=2)})
+    assert found[next(n for n in flagged if n.endswith('.B'))]['weight_decay'] == 0.5
