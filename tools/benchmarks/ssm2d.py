@@ -2,6 +2,7 @@
 
     python tools/benchmarks/ssm2d.py
     python tools/benchmarks/ssm2d.py --sizes 32x32 200x334 --repeats 5 --device cuda
+    python tools/benchmarks/ssm2d.py --rows backbones --images 512x512x2 800x1333x1
 
 First a parity gate: the layer against its definition and against the published pattern,
 in double, with gradients; nothing is timed if it fails.  Then, for every size, the time
@@ -15,24 +16,45 @@ convolution, and what the released 2-D SSM does, written anew from its descripti
 every state as a sum of monomials by tables over all cells, flipped copies of the input
 for all directions, FFTs of twice the side.  It wants square maps and grows with the
 cube of their side: it takes part up to --published.
+
+A second table has whole backbones in training: mmdet's Swin-T and the same with a
+layer in each block, as configs/ssm2d has it, with all taps and with those that the
+layer's tolerance of 1e-6 leaves.
 """
 
 import argparse
 import math
-import multiprocessing
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 
 import torch
+from measure import (
+    in_fresh_process,
+    infer,
+    machine,
+    peak_bytes,
+    seconds,
+    size_of,
+    step,
+    take_turns,
+)
 from torch import Tensor, nn
 
 from mmssm.layers.ssm2d import SSM2D
 from mmssm.ops.ssm2d import ssm2d
 
 SIZES = ('8x8', '16x16', '32x32', '64x64', '128x128', '200x334')
+IMAGES = ('512x512x2', '800x1333x1')
+ROWS = ('layers', 'backbones')
+# Names in the second table -> arguments of mmssm.SSM2DHost
+BACKBONES = {
+    'Swin-T': {},
+    'Swin-T + 2-D SSM': dict(directions=4),
+    'Swin-T + 2-D SSM, tolerance 1e-6': dict(directions=4, tolerance=1e-6),
+}
+# Size of images -> what time and memory may be, as multiples of Swin-T's
+TARGETS = {(512, 512): (1.35, 1.20), (800, 1333): (1.5, 1.25)}
 FLIPS = {2: [(), (2, 3)], 4: [(), (2,), (3,), (2, 3)]}
 
 
@@ -189,32 +211,6 @@ def parity_gate() -> None:
     print(f'parity gate: passed, worst relative error {worst:.1e}\n')
 
 
-def step(model: nn.Module, x: Tensor) -> None:
-    """A training step without an optimizer."""
-    y = model(x)
-    y.backward(torch.ones_like(y))
-
-
-def infer(model: nn.Module, x: Tensor) -> None:
-    """A forward pass of inference."""
-    with torch.no_grad():
-        model(x)
-
-
-def seconds(work: Callable[[], None], device: str) -> float:
-    """Of one call; of the process on a CPU, of the device on a GPU."""
-    if device == 'cpu':
-        start = time.process_time()
-        work()
-        return time.process_time() - start
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    start.record()
-    work()
-    end.record()
-    torch.cuda.synchronize()
-    return start.elapsed_time(end) / 1e3
-
-
 def prepare(
     name: str, size: tuple[int, int], args: argparse.Namespace
 ) -> tuple[nn.Module, Tensor]:
@@ -257,35 +253,16 @@ def times(
 def peak_megabytes(name: str, size: tuple[int, int], args: argparse.Namespace) -> float:
     """Peak memory of one training step beyond the model and its input."""
     model, x = prepare(name, size, args)
-    if args.device != 'cpu':
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        step(model, x)
-        return (torch.cuda.max_memory_allocated() - before) / 1e6
     if 'published' not in name:  # load what libraries load at their first call
         step(model, x[..., :8, :8].detach().requires_grad_())
         model.zero_grad()
-    Path('/proc/self/clear_refs').write_text('5')  # the peak starts from here
-    before = _resident('VmRSS')
-    step(model, x)
-    return (_resident('VmHWM') - before) / 1e6
-
-
-def _resident(field: str) -> int:
-    """Bytes, from what Linux tells about the process."""
-    lines = Path('/proc/self/status').read_text().splitlines()
-    line = next(line for line in lines if line.startswith(f'{field}:'))
-    return 1024 * int(line.split()[1])
+    return peak_bytes(partial(step, model, x), args.device) / 1e6
 
 
 def table(size: tuple[int, int], args: argparse.Namespace) -> None:
-    """Print the rows of one size."""
+    """Print the rows of one size of maps."""
     least = times(size, args)
-    spawn = multiprocessing.get_context('spawn')
-    peaks = {}
-    for name in least:  # a process each, so that none inherits the other's memory
-        with spawn.Pool(1) as pool:
-            peaks[name] = pool.apply(peak_megabytes, (name, size, args))
+    peaks = {name: in_fresh_process(peak_megabytes, name, size, args) for name in least}
     ours, peak = least['2-D SSM'], peaks['2-D SSM']
     for name, (inference, training) in least.items():
         print(
@@ -297,28 +274,109 @@ def table(size: tuple[int, int], args: argparse.Namespace) -> None:
         )
 
 
-def main() -> None:
-    """See the description of the module."""
+def build_backbone(name: str, device: str) -> nn.Module:
+    """Swin-T of mmdet as in configs/ssm2d, alone or with a layer in each block."""
+    from mmengine.registry import MODELS
+
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    config = dict(type='mmdet.SwinTransformer', drop_path_rate=0.2)
+    if BACKBONES[name]:
+        config = dict(type='mmssm.SSM2DHost', host=config, **BACKBONES[name])
+    model = MODELS.build(config).to(device)
+    model.train()
+    return model
+
+
+def backbone_peak(
+    name: str, size: tuple[int, int], batch: int, device: str
+) -> tuple[float, int]:
+    """Megabytes that a training step takes beyond the model, and its parameters."""
+    model = build_backbone(name, device)
+    step(model, torch.randn(batch, 3, 64, 64, device=device))
+    model.zero_grad()
+    images = torch.randn(batch, 3, *size, device=device)
+    peak = peak_bytes(partial(step, model, images), device) / 1e6
+    return peak, sum(p.numel() for p in model.parameters())
+
+
+def backbone_table(size: tuple[int, int], batch: int, args: argparse.Namespace) -> None:
+    """Print the rows of one size of images."""
+    images = torch.randn(batch, 3, *size, device=args.device)
+    models = {name: build_backbone(name, args.device) for name in BACKBONES}
+    works = {name: partial(step, model, images) for name, model in models.items()}
+    least = {
+        name: min(taken)
+        for name, taken in take_turns(works, args.repeats, args.device).items()
+    }
+    del works, models
+    peaks = {
+        name: in_fresh_process(backbone_peak, name, size, batch, args.device)
+        for name in BACKBONES
+    }
+    allowed = TARGETS.get(size)
+    for name, (peak, parameters) in peaks.items():
+        print(
+            f'| {size[0]}x{size[1]}, batch {batch} | {name} | {parameters / 1e6:.2f} '
+            f'| {1e3 * least[name]:.0f} | {peak:.0f} '
+            f'| {least[name] / least["Swin-T"]:.3f} | {peak / peaks["Swin-T"][0]:.3f} '
+            f'| {_target(name, allowed)} |',
+            flush=True,
+        )
+
+
+def _target(name: str, allowed: tuple[float, float] | None) -> str:
+    if allowed is None or name == 'Swin-T':
+        return ''
+    return f'at most {allowed[0]:.2f} and {allowed[1]:.2f}'
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('--sizes', nargs='+', default=SIZES, metavar='HxW')
+    parser.add_argument(
+        '--rows', nargs='+', choices=ROWS, default=ROWS, help='of which tables'
+    )
+    parser.add_argument('--sizes', nargs='*', default=SIZES, metavar='HxW')
+    parser.add_argument(
+        '--images', nargs='*', default=IMAGES, metavar='HxWxBATCH', help='of backbones'
+    )
     parser.add_argument('--channels', type=int, default=96)
     parser.add_argument('--repeats', type=int, default=3)
     parser.add_argument('--published', type=int, default=32, help='longest side')
     parser.add_argument(
         '--device', default='cuda' if torch.cuda.is_available() else 'cpu'
     )
-    args = parser.parse_args()
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """See the description of the module."""
+    args = parse(arguments)
+    torch.set_num_threads(1)
     parity_gate()
-    machine = 'one thread' if args.device == 'cpu' else torch.cuda.get_device_name()
-    print(f'{machine}, float32, torch {torch.__version__}, TF32 off\n')
-    print('| map | what | inference ms | step ms | peak MB | inf. ratio | step | MB |')
-    print('| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |')
-    for size in args.sizes:
-        height, width = map(int, size.split('x'))
-        table((height, width), args)
-    print('\nRatios are to the first row of the same size.')
+    told = machine(args.device)
+    told['dtype'] = 'float32'
+    print(', '.join(f'{key} {value}' for key, value in told.items()) + '\n')
+    if 'layers' in args.rows:
+        print(
+            '| map | what | inference ms | step ms | peak MB | inf. ratio | step | MB |'
+        )
+        print('| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |')
+        for size in args.sizes:
+            table(size_of(size), args)
+        print('\nRatios are to the first row of the same size.\n')
+    if 'backbones' in args.rows:
+        print(
+            '| images | what | parameters M | step ms | peak MB | step ratio | MB | |'
+        )
+        print('| --- | --- | ---: | ---: | ---: | ---: | ---: | --- |')
+        for images in args.images:
+            size, batch = images.rsplit('x', 1)
+            backbone_table(size_of(size), int(batch), args)
+        print('\nRatios are to Swin-T at the same size; limits are on both ratios.')
 
 
 if __name__ == '__main__':
