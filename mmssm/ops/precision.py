@@ -1,5 +1,7 @@
 """Float32 islands: recurrences, kernels and FFTs do not follow autocast."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 
@@ -11,6 +13,8 @@ def wide(*tensors: Tensor) -> tuple[Tensor, ...]:
     return tuple(t.to(dtype) for t in tensors)
 
 
-def no_autocast(tensor: Tensor) -> torch.autocast:
+def no_autocast(tensor: Tensor) -> AbstractContextManager:
     """A context that turns autocast off on the tensor's device."""
+    if tensor.is_meta:  # shapes alone, of which autocast knows nothing
+        return nullcontext()
     return torch.autocast(tensor.device.type, enabled=False)
