@@ -36,5 +36,5 @@ def test_heads_are_counted_for_all_proposals(tool):
     few.model.test_cfg.rpn.max_per_img = 10
     more.model.test_cfg.rpn.max_per_img = 20
     few, more = (tool.sizes(cfg, (64, 64)).model.total for cfg in (few, more))
-    fully_connected = 256 * 7 * 7 * 1024
+    fully_connected = 256 * 7 * 7 * 256
     assert more - few > 10 * fully_connected

@@ -1,6 +1,5 @@
 """Time and memory of a piece of work, and the machine that they were measured on."""
 
-import math
 import multiprocessing
 import platform
 import subprocess
@@ -37,15 +36,18 @@ def seconds(work: Work, device: str = 'cpu') -> float:
 
 
 def take_turns(
-    works: Mapping[str, Work], repeats: int, device: str = 'cpu'
+    timers: Mapping[str, Callable[[], float]], repeats: int, warm_up: int = 1
 ) -> dict[str, list[float]]:
-    """Seconds of each, `repeats` times one after the other; a first round warms up."""
-    taken: dict[str, list[float]] = {name: [] for name in works}
-    for repeat in range(repeats + 1):
-        for name, work in works.items():
-            time_of_one = seconds(work, device)
-            if repeat > 0:
-                taken[name].append(time_of_one)
+    """What each timer says, `repeats` times, one after the other.
+
+    The first `warm_up` rounds do not count.
+    """
+    taken: dict[str, list[float]] = {name: [] for name in timers}
+    for repeat in range(-warm_up, repeats):
+        for name, timer in timers.items():
+            told = timer()
+            if repeat >= 0:
+                taken[name].append(told)
     return taken
 
 
@@ -97,27 +99,31 @@ def tensors_of(outputs: Tensor | Iterable[Tensor]) -> list[Tensor]:
     return [outputs] if isinstance(outputs, Tensor) else list(outputs)
 
 
-def copy_bandwidth(
-    count: int, repeats: int, device: str = 'cpu', dtype: torch.dtype = torch.float32
-) -> float:
-    """Bytes per second, read and written, of copying `count` bytes in all.
+def copying(footprint: int, device: str = 'cpu') -> Work:
+    """Copy half of a buffer of so many bytes to the other half.
 
-    Half of them are read and half written, so that `count` is the footprint.
+    All of them are read or written, so that the footprint is also the traffic.
     """
-    source = torch.ones(max(1, count // 2 // dtype.itemsize), dtype=dtype).to(device)
+    source = torch.ones(max(1, footprint // 8), device=device)
     target = torch.empty_like(source)
-    taken = take_turns({'copy': lambda: target.copy_(source)}, repeats, device)
-    return 2 * source.nbytes / max(min(taken['copy']), 1e-9)
+    return lambda: target.copy_(source)
+
+
+def use(threads: int, tf32: bool = False) -> None:
+    """Threads of torch, and whether GPUs may round products to TF32."""
+    torch.set_num_threads(threads)
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    torch.backends.cudnn.allow_tf32 = tf32
 
 
 def machine(device: str) -> dict[str, str | int]:
     """What a figure depends on beside the case itself."""
     kind = torch.device(device).type
-    tf32 = kind != 'cpu' and torch.backends.cuda.matmul.allow_tf32
+    tf32 = torch.backends.cuda.matmul.allow_tf32
     return {
         'torch': torch.__version__,
         'device': torch.cuda.get_device_name(device) if kind != 'cpu' else _processor(),
-        'TF32': 'on' if tf32 else 'off',
+        'TF32': 'on' if tf32 and kind != 'cpu' else 'off',
         'threads': torch.get_num_threads(),
         'python': platform.python_version(),
     }
@@ -145,8 +151,3 @@ def size_of(text: str) -> tuple[int, int]:
             f'size is {text!r}; expected HxW with both from 1, as 800x1280'
         )
     return int(parts[0]), int(parts[1])
-
-
-def ratio(value: float, reference: float) -> float:
-    """value / reference; not a number where there is nothing to divide by."""
-    return value / reference if reference else math.nan

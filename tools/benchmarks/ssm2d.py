@@ -38,6 +38,7 @@ from measure import (
     size_of,
     step,
     take_turns,
+    use,
 )
 from torch import Tensor, nn
 
@@ -216,7 +217,7 @@ def prepare(
 ) -> tuple[nn.Module, Tensor]:
     """A contender and its input."""
     torch.manual_seed(0)
-    torch.set_num_threads(1)
+    use(threads=1)
     model = contenders(args.channels, size, args.published)[name]().to(args.device)
     shape = (batch_of(size), args.channels, *size)
     return model, torch.randn(shape, device=args.device, requires_grad=True)
@@ -279,7 +280,7 @@ def build_backbone(name: str, device: str) -> nn.Module:
     from mmengine.registry import MODELS
 
     torch.manual_seed(0)
-    torch.set_num_threads(1)
+    use(threads=1)
     config = dict(type='mmdet.SwinTransformer', drop_path_rate=0.2)
     if BACKBONES[name]:
         config = dict(type='mmssm.SSM2DHost', host=config, **BACKBONES[name])
@@ -304,12 +305,12 @@ def backbone_table(size: tuple[int, int], batch: int, args: argparse.Namespace) 
     """Print the rows of one size of images."""
     images = torch.randn(batch, 3, *size, device=args.device)
     models = {name: build_backbone(name, args.device) for name in BACKBONES}
-    works = {name: partial(step, model, images) for name, model in models.items()}
-    least = {
-        name: min(taken)
-        for name, taken in take_turns(works, args.repeats, args.device).items()
+    timers = {
+        name: partial(seconds, partial(step, model, images), args.device)
+        for name, model in models.items()
     }
-    del works, models
+    least = {name: min(t) for name, t in take_turns(timers, args.repeats).items()}
+    del timers, models
     peaks = {
         name: in_fresh_process(backbone_peak, name, size, batch, args.device)
         for name in BACKBONES
@@ -355,7 +356,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     """See the description of the module."""
     args = parse(arguments)
-    torch.set_num_threads(1)
+    use(threads=1)
     parity_gate()
     told = machine(args.device)
     told['dtype'] = 'float32'
