@@ -25,7 +25,10 @@ CONFIGS = (
     )
     / 'configs'
 )
-PATTERNS = {'detectors': 'mask-rcnn_*_1x_coco.py', 'segmentors': '*_upernet_*.py'}
+PATTERNS = {
+    'detectors': ['mask-rcnn_*_1x_coco.py', 'retinanet_*_1x_coco.py'],
+    'segmentors': ['*_upernet_*.py', '*_fpn_*_ade20k-*.py'],
+}
 # Config whose heads the peers get, by group
 HEADS = {
     'detectors': 'spatial_mamba/mask-rcnn_spatialmamba-t_fpn_1x_coco.py',
@@ -44,10 +47,12 @@ def model_cases(group: str) -> list[Case]:
         Case(f'{group}/{method}_{name}', partial(_peer, group, name), peer=reference)
         for name in PEERS
     ]
-    for path in sorted(CONFIGS.glob(f'*/{PATTERNS[group]}')):
-        if path.parent.name != 'demo':
-            prepare, gate = partial(_ours, path), partial(_gate, path)
-            cases.append(Case(f'{group}/{path.stem}', prepare, gate, reference))
+    for pattern in PATTERNS[group]:
+        for path in sorted(CONFIGS.glob(f'*/{pattern}')):
+            if path.parent.name != 'demo':
+                prepare, gate = partial(_ours, path), partial(_gate, path)
+                peer = reference if f'{method}_' in path.stem else None
+                cases.append(Case(f'{group}/{path.stem}', prepare, gate, peer))
     return cases
 
 

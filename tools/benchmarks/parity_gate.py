@@ -1,6 +1,7 @@
 """No figure of a case that does not compute what its definition says."""
 
 import copy
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -64,7 +65,7 @@ def network_error(model: nn.Module, size: tuple[int, int] = SIZE) -> float:
     fast = passed_back(lambda: model(image), leaves)
     with definitions():
         naive = passed_back(lambda: model(image), leaves)
-    return max(largest_error(fast, naive), _inference_error(model, image))
+    return worst([largest_error(fast, naive), _inference_error(model, image)])
 
 
 def _inference_error(model: nn.Module, image: Tensor) -> float:
@@ -95,10 +96,16 @@ def largest_error(
     fast: tuple[list[Tensor], list[Tensor]], naive: tuple[list[Tensor], list[Tensor]]
 ) -> float:
     """Of outputs and of gradients, each relative to the largest of its kind."""
-    return max(_relative(ours, exact) for ours, exact in zip(fast, naive, strict=True))
+    return worst([_relative(*pair) for pair in zip(fast, naive, strict=True)])
+
+
+def worst(errors: Sequence[float]) -> float:
+    """The largest; not a number if one of them is none, which max() may pass over."""
+    return math.nan if any(map(math.isnan, errors)) else max(errors)
 
 
 def _relative(ours: list[Tensor], exact: list[Tensor]) -> float:
     pairs = list(zip(ours, exact, strict=True))
-    scale = max(y.abs().max().item() for y in exact)
-    return max((x - y).abs().max().item() for x, y in pairs) / max(scale, 1e-300)
+    scale = worst([y.abs().max().item() for y in exact])
+    error = worst([(x - y).abs().max().item() for x, y in pairs])
+    return error / max(scale, 1e-300)

@@ -1,0 +1,29 @@
+"""Files of the suite are whole, and their figures follow from the times."""
+
+import pytest
+import report
+
+
+def test_a_file_is_whole_or_as_it_was(monkeypatch, tmp_path):
+    file = tmp_path / 'results.json'
+    report.write_whole(file, 'before')
+
+    def fail(*paths: object) -> None:
+        raise OSError('disk full')
+
+    monkeypatch.setattr(report.os, 'replace', fail)
+    with pytest.raises(OSError, match='disk full'):
+        report.write_whole(file, 'after')
+    assert file.read_text() == 'before'
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_rows_and_their_figures():
+    slow = report.Row('g/slow', '8x8', 2, 'inference', [1.0, 5.0, 4.0], peer='g/fast')
+    fast = report.Row('g/fast', '8x8', 2, 'inference', [1.0], copy_seconds=[0.25])
+    assert slow.figures['images_per_second'] == 0.5
+    assert fast.figures['of_copy_bandwidth'] == 0.25
+    assert fast._replace(base_seconds=[2.0]).figures['of_base'] == 0.5
+    assert report.from_json(report.to_json({}, [slow, fast])) == [slow, fast]
+    table = report.to_markdown({'torch': 2}, [fast, slow])
+    assert '| slow | 2 of 8x8 | 4e+03 |  | 0.5 | 4.00 |' in table

@@ -1,0 +1,205 @@
+"""The suite refuses wrong results, and reports what it measures."""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import cases
+import measure
+import parity_gate
+import pytest
+import report
+import run
+import ssm2d
+import torch
+from torch import Tensor
+
+from mmssm.backbones import SpatialMamba
+from mmssm.ops import dispatch
+
+ROOT = Path(__file__).parents[2]
+SMALL = ['--sizes', '32x40', '--repeats', '2', '--no-peak']
+FUSION = ['--groups', 'ops', '--cases', 'state_fusion', *SMALL]
+ARCH = {'channels': 16, 'depths': (1, 1, 1, 1)}
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    """As they were."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def status(arguments: list[str]) -> object:
+    """What the command ends with: None or a number, or a message."""
+    with pytest.raises(SystemExit) as end:
+        run.main(arguments)
+    return end.value.code
+
+
+def twice_backward(run_naive, *inputs: Tensor) -> Tensor:
+    """Right result, wrong gradients."""
+    y = run_naive(*inputs)
+    return 2 * y - y.detach()
+
+
+def not_a_number(run_naive, *inputs: Tensor) -> Tensor:
+    return run_naive(*inputs) * float('nan')
+
+
+@pytest.fixture
+def broken(monkeypatch, request):
+    """The state fusion as the parameter has it."""
+    known = dispatch.registered()['state_fusion']
+    (naive,) = (i for i in known if i.name == 'naive')
+    wrong = dispatch.Implementation('wrong', partial(request.param, naive.run))
+    dispatch.register('state_fusion', [wrong, *known])
+    yield
+    dispatch.register('state_fusion', known)
+
+
+@pytest.mark.parametrize('broken', [twice_backward, not_a_number], indirect=True)
+def test_a_red_gate_stops_everything(broken, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(run, 'take_turns', lambda *_: pytest.fail('something is timed'))
+    results = tmp_path / 'results.json'
+    assert status([*FUSION, '--json', str(results)]) == 1
+    assert 'nothing was timed: ops/state_fusion' in capsys.readouterr().out
+    assert not results.exists()
+
+
+def test_no_number_is_passed_over():
+    one, nan = torch.ones(2), torch.tensor([1.0, float('nan')])
+    error = parity_gate.largest_error(([one], [one, nan]), ([one], [one, one]))
+    assert not error <= parity_gate.LIMIT
+
+
+@pytest.mark.parametrize('broken', [twice_backward], indirect=True)
+def test_the_gate_of_a_backbone_sees_its_ops(broken):
+    assert parity_gate.network_error(SpatialMamba(ARCH)) > 1e-5
+
+
+def test_the_gate_of_a_backbone_passes_and_leaves_the_ops():
+    before = dispatch.registered()
+    assert parity_gate.network_error(SpatialMamba(ARCH)) <= parity_gate.LIMIT
+    assert dispatch.registered() == before
+
+
+def test_registry_is_sound():
+    known = cases.registry()
+    assert {case.group for case in known.values()} == set(cases.GROUPS)
+    for name, case in known.items():
+        assert case.name == name
+        assert case.peer is None or known[case.peer].gate is None
+        assert case.gate or name.split('_')[-1].split('/')[-1] in (
+            'swin-t',
+            'convnext-t',
+            'resnet-50',
+        )
+    configs = {
+        path.stem
+        for path in (ROOT / 'configs').rglob('*.py')
+        if not {'_base_', 'demo'} & set(path.parts) and '3x' not in path.stem
+    }
+    assert configs <= {name.split('/')[1] for name in known}
+
+
+def test_cases_are_selected_by_pattern():
+    names = ['ops/scan', 'ops/fusion', 'backbones/swin']
+    assert cases.select(names, ['sc*', 'backbones/*']) == ['ops/scan', 'backbones/swin']
+    with pytest.raises(ValueError, match=r"'nothing' fits no case.*ops/scan"):
+        cases.select(names, ['nothing'])
+
+
+def test_peers_come_with_the_cases(capsys):
+    assert status(['--groups', 'backbones', '--cases', 'vminet-ti', '--list']) == 0
+    assert capsys.readouterr().out.split() == [
+        'backbones/swin-t',
+        'backbones/vminet-ti',
+    ]
+
+
+def test_ops_need_torch_alone():
+    program = (
+        'import sys\n'
+        "for name in ('mmengine', 'mmcv', 'mmdet', 'mmseg'): sys.modules[name] = None\n"
+        'import run\n'
+        f'run.main({SMALL})\n'
+    )
+    path = os.pathsep.join([str(ROOT), str(ROOT / 'tools/benchmarks')])
+    ran = subprocess.run(
+        [sys.executable, '-c', program],
+        env={**os.environ, 'PYTHONPATH': path},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert 'segmentors are skipped: mmdet and mmseg cannot be imported' in ran.stdout
+    assert '| ssm2d | 1 of 32x40 |' in ran.stdout
+
+
+def test_results_are_written_for_programs_and_people(tmp_path):
+    page = tmp_path / 'page.md'
+    page.write_text(f'# Title\n\n{report.MARK.format("cpu")}\nold\n{report.END}\nend\n')
+    files = {name: tmp_path / f'new/results.{name}' for name in ('json', 'markdown')}
+    options = [part for name, path in files.items() for part in (f'--{name}', path)]
+    scan = ['--groups', 'ops', '--cases', '*scan', *SMALL]
+    assert status([*scan, *map(str, options), '--into', str(page), 'cpu']) == 0
+    written = json.loads(files['json'].read_text())
+    assert {'torch', 'device', 'TF32', 'threads', 'dtype', 'batch', 'commit'} <= set(
+        written['about']
+    )
+    inference, training = written['rows']
+    assert (inference['mode'], training['mode']) == ('inference', 'training')
+    assert len(inference['seconds']) == 2
+    assert inference['of_copy_bandwidth'] > 0
+    table = files['markdown'].read_text()
+    assert '| selective_scan | 1 of 32x40 |' in table
+    assert page.read_text().startswith('# Title')
+    assert page.read_text().endswith(f'{report.END}\nend\n')
+    assert table.strip() in page.read_text()
+    assert 'old' not in page.read_text()
+
+
+def test_a_page_without_the_place_is_refused_before_anything_runs(tmp_path):
+    page = tmp_path / 'page.md'
+    page.write_text('nothing')
+    assert "no place for 'cpu'" in status([*FUSION, '--into', str(page), 'cpu'])
+
+
+def test_contenders_take_turns():
+    calls = []
+
+    def timer(name: str) -> float:
+        calls.append(name)
+        return float(len(calls))
+
+    timers = {name: partial(timer, name) for name in 'ab'}
+    assert measure.take_turns(timers, repeats=2) == {'a': [3.0, 5.0], 'b': [4.0, 6.0]}
+    assert calls == list('ababab')
+
+
+@pytest.mark.parametrize('text', ['512', '0x5', 'axb', '1x2x3'])
+def test_a_size_that_is_none(text):
+    with pytest.raises(ValueError, match='expected HxW'):
+        measure.size_of(text)
+
+
+def test_a_step_counts_what_the_scan_must_move():
+    from op_cases import OPS, scan_traffic
+
+    inputs = OPS['selective_scan'].inputs(2, 6, 3, 4)
+    assert scan_traffic(inputs) == 4 * 2 * 12 * (6 + 6 + 6 + 1)
+
+
+def test_rows_of_backbones_with_the_layer(monkeypatch, capsys):
+    monkeypatch.setattr(ssm2d, 'in_fresh_process', lambda *_: (2.0, 10**6))
+    args = argparse.Namespace(device='cpu', repeats=1)
+    ssm2d.backbone_table((32, 40), 1, args)
+    rows = capsys.readouterr().out.splitlines()
+    assert [row.split(' | ')[1] for row in rows] == list(ssm2d.BACKBONES)
+    assert all(row.split(' | ')[6] == '1.000' for row in rows)
