@@ -40,6 +40,7 @@ from measure import (
     take_turns,
     use,
 )
+from parity_gate import LIMIT, network_error
 from torch import Tensor, nn
 
 from mmssm.layers.ssm2d import SSM2D
@@ -275,18 +276,26 @@ def table(size: tuple[int, int], args: argparse.Namespace) -> None:
         )
 
 
-def build_backbone(name: str, device: str) -> nn.Module:
+def build_backbone(name: str, device: str, drop_path_rate: float = 0.2) -> nn.Module:
     """Swin-T of mmdet as in configs/ssm2d, alone or with a layer in each block."""
     from mmengine.registry import MODELS
 
     torch.manual_seed(0)
     use(threads=1)
-    config = dict(type='mmdet.SwinTransformer', drop_path_rate=0.2)
+    config = dict(type='mmdet.SwinTransformer', drop_path_rate=drop_path_rate)
     if BACKBONES[name]:
         config = dict(type='mmssm.SSM2DHost', host=config, **BACKBONES[name])
     model = MODELS.build(config).to(device)
     model.train()
     return model
+
+
+def backbone_gate() -> None:
+    """Stop unless Swin-T with the layer computes what the definition says."""
+    error = network_error(build_backbone('Swin-T + 2-D SSM', 'cpu', drop_path_rate=0.0))
+    if not error <= LIMIT:
+        sys.exit(f'parity gate: Swin-T + 2-D SSM is off by {error:.1e}; not timed')
+    print(f'parity gate: Swin-T + 2-D SSM passed, error {error:.1e}\n')
 
 
 def backbone_peak(
@@ -370,6 +379,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             table(size_of(size), args)
         print('\nRatios are to the first row of the same size.\n')
     if 'backbones' in args.rows:
+        backbone_gate()
         print(
             '| images | what | parameters M | step ms | peak MB | step ratio | MB | |'
         )
