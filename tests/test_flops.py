@@ -11,8 +11,7 @@ from mmssm.flops import count_macs, counting, fft_macs
 from mmssm.layers import SSM2D, StateFusion
 from mmssm.ops import dispatch, selective_scan, ssm2d_kernel
 
-# published GFLOPs of the classifier at 224 x 224 (arXiv 2410.15091; the counter of the
-# released VMINet)
+# GFLOPs of the classifier at 224 x 224, of arXiv 2410.15091 and of the released VMINet
 PUBLISHED = {
     (SpatialMamba, 'tiny'): 4.468,
     (SpatialMamba, 'small'): 7.117,

@@ -1,7 +1,12 @@
 """Files of the suite are whole, and their figures follow from the times."""
 
+import re
+from pathlib import Path
+
 import pytest
 import report
+
+DOCS = Path(__file__).parents[2] / 'docs'
 
 
 def test_a_file_is_whole_or_as_it_was(monkeypatch, tmp_path):
@@ -27,3 +32,14 @@ def test_rows_and_their_figures():
     assert report.from_json(report.to_json({}, [slow, fast])) == [slow, fast]
     table = report.to_markdown({'torch': 2}, [fast, slow])
     assert '| slow | 2 of 8x8 | 4e+03 |  | 0.5 | 4.00 |' in table
+
+
+@pytest.mark.parametrize('name', ['benchmarks.md', 'scaling.md'])
+def test_commands_of_the_pages_have_their_places(name):
+    page = (DOCS / name).read_text()
+    places = re.findall(rf'--into docs/{name} ([\w-]+)', page)
+    assert len(places) >= 3
+    for place in places:
+        filled = report.insert(page, place, '| table |')
+        assert filled.count('| table |') == 1
+        assert filled.count(report.END) == page.count(report.END)

@@ -33,7 +33,7 @@ from typing import NamedTuple
 import torch
 from cases import Setting, registry, select
 from measure import machine, size_of, use
-from report import write_whole
+from report import insert, write_whole
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -136,23 +136,34 @@ def alone(args: argparse.Namespace) -> Seconds:
     return min(train(build(args), args))
 
 
-def measure(args: argparse.Namespace) -> None:
-    """Print one process and several, in turns."""
+def measure(args: argparse.Namespace) -> list[str]:
+    """Lines about one process and several, in turns."""
     one, several, exchanged = Seconds(math.inf, math.inf), math.inf, math.inf
     for _ in range(args.rounds):
         one = min(one, alone(args))
         exchange_of_round, step = together(args.processes, args)
         several, exchanged = min(several, step), min(exchanged, exchange_of_round)
-    parameters = sum(p.numel() for p in build(args).parameters())
-    print(f'SpatialMamba-{args.arch}, {args.size}, batch {args.batch} each')
-    print(f'step of one process {one.step:.3f} s, of it backward {one.backward:.3f} s')
-    print(f'gradients of {4e-6 * parameters:.0f} MB alone {exchanged:.3f} s\n')
-    print('| processes | step, ms | images/s | times one |')
-    print('| ---: | ---: | ---: | ---: |')
+    lines = [
+        f'Spatial-Mamba {args.arch}, {args.size}, batch {args.batch} each; the step of '
+        f'one process takes {one.step:.3f} s, its backward pass {one.backward:.3f} s, '
+        f'averaging {4e-6 * parameters_of(args):.0f} MB of gradients with nothing '
+        f'beside {exchanged:.3f} s.',
+        '',
+        '| processes | step, ms | images/s | times one |',
+        '| ---: | ---: | ---: | ---: |',
+    ]
     for processes, seconds in ((1, one.step), (args.processes, several)):
         rate = processes * args.batch / seconds
         times = processes * one.step / seconds
-        print(f'| {processes} | {1e3 * seconds:.0f} | {rate:.2f} | {times:.2f} |')
+        lines.append(
+            f'| {processes} | {1e3 * seconds:.0f} | {rate:.2f} | {times:.2f} |'
+        )
+    return lines
+
+
+def parameters_of(args: argparse.Namespace) -> int:
+    """Of the whole model that --parameters gives, else of the backbone."""
+    return int(args.parameters or sum(p.numel() for p in build(args).parameters()))
 
 
 def sent_bytes(parameters: int, processes: int) -> float:
@@ -224,6 +235,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add('--parameters', type=float, help='of the whole model; else of the backbone')
     add('--step', type=float, help='measured seconds')
     add('--backward', type=float, help='measured seconds of the backward pass in it')
+    add('--into', nargs=2, metavar=('PAGE', 'NAME'), help='marked place of a page')
     add('--unused', nargs='+', metavar='PATTERN')
     args = parser.parse_args(arguments)
     if args.table and not args.bandwidth:
@@ -238,15 +250,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parse(arguments)
     if args.unused:
         sys.exit(min(report_unused(args.unused), 1))
+    if args.table:
+        one = Seconds(args.step, args.backward) if args.step else alone(args)
+        lines = table(parameters_of(args), args.table, one, args.bandwidth)
+    else:
+        lines = measure(args)
     told = machine(args.device)
-    print(', '.join(f'{key} {value}' for key, value in told.items()) + '\n')
-    if not args.table:
-        measure(args)
-        return
-    one = Seconds(args.step, args.backward) if args.step else alone(args)
-    own = sum(p.numel() for p in build(args).parameters())
-    lines = table(int(args.parameters or own), args.table, one, args.bandwidth)
-    print('\n'.join(lines))
+    about = ', '.join(f'{key} {value}' for key, value in told.items())
+    text = '\n'.join([f'{about[:1].upper()}{about[1:]}.', '', *lines])
+    print(text)
+    if args.into:
+        page, name = Path(args.into[0]), args.into[1]
+        write_whole(page, insert(page.read_text(encoding='utf-8'), name, text))
 
 
 if __name__ == '__main__':
