@@ -87,3 +87,12 @@ def test_a_model_of_another_checkout(tmp_path):
 def test_an_official_model_that_does_not_fit(text):
     with pytest.raises(ValueError, match='--official'):
         official.Official.parse(text)
+
+
+def test_a_table_with_a_model_of_another_checkout(tmp_path, capsys):
+    (tmp_path / 'others.py').write_text(
+        'import torch\ndef make(): return torch.nn.Conv2d(3, 5, 1)\n'
+    )
+    theirs = ['--official', f'other={tmp_path}:others:make', '--mode', 'training']
+    assert status([*FUSION, *theirs]) == 0
+    assert '| other (official) | 1 of 32x40 | 0.00 |' in capsys.readouterr().out

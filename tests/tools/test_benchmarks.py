@@ -183,6 +183,11 @@ def test_contenders_take_turns():
     assert calls == list('ababab')
 
 
+def test_peak_is_what_the_work_takes():
+    peak = measure.peak_bytes(lambda: torch.ones(10**7) + 1)
+    assert peak == pytest.approx(8 * 10**7, rel=0.05)
+
+
 @pytest.mark.parametrize('text', ['512', '0x5', 'axb', '1x2x3'])
 def test_a_size_that_is_none(text):
     with pytest.raises(ValueError, match='expected HxW'):

@@ -1,5 +1,7 @@
 """Time and memory of a piece of work, and the machine that they were measured on."""
 
+import ctypes
+import gc
 import multiprocessing
 import platform
 import subprocess
@@ -62,10 +64,19 @@ def peak_bytes(work: Work, device: str = 'cpu') -> int:
         torch.cuda.reset_peak_memory_stats()
         work()
         return torch.cuda.max_memory_allocated() - before
+    _give_back()
     Path('/proc/self/clear_refs').write_text('5')  # the peak starts from here
     before = _resident('VmRSS')
     work()
     return _resident('VmHWM') - before
+
+
+def _give_back() -> None:
+    """Return what is free to the system, lest the work takes it unseen."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), 'malloc_trim', None)  # of glibc
+    if trim is not None:
+        trim(0)
 
 
 def _resident(field: str) -> int:

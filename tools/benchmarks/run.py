@@ -12,7 +12,8 @@ medians, peak memory is that of one pass in a fresh process, beyond model and in
 With one thread a CPU's time is that of the process, else that on the clock.
 
 Ratios are to the peer of the group, mmdet's Swin-T, which is measured in any case.
---base REV measures the same cases with the package of another commit, in turns.
+--base REV measures the same cases with the package of another commit, in turns and
+without peak memory.
 
 --official NAME=PATH:MODULE:FUNCTION adds a model of another checkout to the backbones:
 PATH goes to the front of the import path of a process of its own, FUNCTION() of MODULE
@@ -23,6 +24,7 @@ compiled extensions, is yours to install.
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -51,6 +53,7 @@ from official import HOW, Official, Remote
 from parity_gate import red_cases
 from report import Row, insert, to_json, to_markdown, write_whole
 from revisions import ROOT, checked_out, in_turns
+from torch import nn
 
 ROUNDS = 3  # of either revision, with --base
 WARM_UP = 2  # passes; a layer may keep something at the second
@@ -72,37 +75,48 @@ def measure(
 ) -> list[Row]:
     """A row for each case under one setting."""
     ready = {name: case.prepare(setting) for name, case in cases.items()}
-    timers = {
-        name: partial(seconds, case.work, setting.device)
-        for name, case in ready.items()
-    }
-    copies = {
-        name: partial(seconds, copying(case.traffic, setting.device), setting.device)
-        for name, case in ready.items()
-        if case.traffic
-    }
-    remotes = {o.case: Remote(o, setting, args.threads, args.tf32) for o in officials}
-    timers.update({name: remote.seconds for name, remote in remotes.items()})
-    timers.update({f'copy for {name}': timer for name, timer in copies.items()})
-    taken = take_turns(timers, args.repeats, WARM_UP)
-    size = 'x'.join(map(str, setting.size))
-    about = dict(size=size, batch=setting.batch, mode=setting.mode)
-    rows = []
+    works = {name: prepared.work for name, prepared in ready.items()}
     for name, prepared in ready.items():
-        model, case = prepared.model, cases[name]
-        row = Row(name, **about, seconds=taken[name], peer=case.peer)
-        rows.append(
-            row._replace(
-                parameters=model and sum(p.numel() for p in model.parameters()),
-                macs=case.macs and case.macs(setting.size),
-                copy_seconds=taken.get(f'copy for {name}'),
-            )
+        if prepared.traffic:
+            works[_copy_for(name)] = copying(prepared.traffic, setting.device)
+    timers = {
+        name: partial(seconds, work, setting.device) for name, work in works.items()
+    }
+    with ExitStack() as stack:
+        counts = {name: _parameters(ready[name].model) for name in ready}
+        for official in officials:
+            remote = Remote(official, setting, args.threads, args.tf32)
+            stack.enter_context(remote)
+            timers[official.case] = remote.seconds
+            counts[official.case] = remote.parameters
+        taken = take_turns(timers, args.repeats, WARM_UP)
+    size = 'x'.join(map(str, setting.size))
+    return [
+        Row(
+            name,
+            size,
+            setting.batch,
+            setting.mode,
+            taken[name],
+            parameters=count,
+            macs=_macs(cases.get(name), setting.size),
+            copy_seconds=taken.get(_copy_for(name)),
+            peer=cases[name].peer if name in cases else None,
         )
-    for name, remote in remotes.items():
-        row = Row(name, **about, seconds=taken[name], parameters=remote.parameters)
-        rows.append(row)
-        remote.close()
-    return rows
+        for name, count in counts.items()
+    ]
+
+
+def _copy_for(name: str) -> str:
+    return f'copy for {name}'
+
+
+def _parameters(model: nn.Module | None) -> int | None:
+    return None if model is None else sum(p.numel() for p in model.parameters())
+
+
+def _macs(case: Case | None, size: tuple[int, int]) -> int | None:
+    return None if case is None or case.macs is None else case.macs(size)
 
 
 def with_peaks(
@@ -225,6 +239,11 @@ def run(args: argparse.Namespace) -> int:
     """Gate, measure, report; the exit status."""
     use(args.threads, args.tf32)
     officials = [Official.parse(text) for text in args.official]
+    if args.base and officials:
+        raise ValueError(
+            '--base and --official: models of other checkouts do not depend on the '
+            'commit; measure them in a run without --base'
+        )
     if args.into:  # before hours are spent
         insert(Path(args.into[0]).read_text(encoding='utf-8'), args.into[1], '')
     cases = chosen_cases(args)
