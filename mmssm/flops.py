@@ -6,7 +6,7 @@ counts.  The operators of `mmssm.ops` are counted by formulas, whichever backend
 with the letters of that module:
 
     selective scan       7 B L D N, the count of the published tables
-    state fusion         9 K B C H W, its convolutions
+    state fusion         9 K B C H W, its convolutions; the observation, likewise
     separable attention  B C H W, its weighted sum
     2-D SSM              4 S N h w             states of a kernel of h x w
                        + 2 N d C h w           kernels of d directions
@@ -149,6 +149,19 @@ def _state_fusion(
     return torch.zeros_like(h)
 
 
+def _observe(
+    add: Add,
+    h: Tensor,
+    C: Tensor,
+    u: Tensor,
+    D: Tensor,
+    kernels: Tensor,
+    alpha: Tensor,
+    dilations: tuple[int, ...],
+) -> Tensor:
+    return _state_fusion(add, h, kernels, alpha, dilations)
+
+
 def _separable_attention(
     add: Add, x: Tensor, weight: Tensor, alpha: Tensor, beta: Tensor, masked: bool
 ) -> Tensor:
@@ -182,6 +195,7 @@ def _ssm2d_kernel(
 COUNTED: Mapping[str, Callable[..., Tensor]] = {
     'selective_scan': _selective_scan,
     'state_fusion': _state_fusion,
+    'observe': _observe,
     'separable_attention': _separable_attention,
     'ssm2d': _ssm2d,
     'ssm2d_kernel': _ssm2d_kernel,

@@ -54,13 +54,15 @@ def not_a_number(run_naive, *inputs: Tensor) -> Tensor:
 
 @pytest.fixture
 def broken(monkeypatch, request):
-    """The state fusion as the parameter has it."""
-    known = dispatch.registered()['state_fusion']
-    (naive,) = (i for i in known if i.name == 'naive')
-    wrong = dispatch.Implementation('wrong', partial(request.param, naive.run))
-    dispatch.register('state_fusion', [wrong, *known])
+    """The state fusion, alone and observed, as the parameter has it."""
+    known = dispatch.registered()
+    for op in ('state_fusion', 'observe'):
+        (naive,) = (i for i in known[op] if i.name == 'naive')
+        wrong = dispatch.Implementation('wrong', partial(request.param, naive.run))
+        dispatch.register(op, [wrong, *known[op]])
     yield
-    dispatch.register('state_fusion', known)
+    for op in ('state_fusion', 'observe'):
+        dispatch.register(op, known[op])
 
 
 @pytest.mark.parametrize('broken', [twice_backward, not_a_number], indirect=True)

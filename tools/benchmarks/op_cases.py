@@ -9,7 +9,13 @@ from cases import Case, Prepared, Setting, passes
 from parity_gate import largest_error, passed_back
 from torch import Tensor
 
-from mmssm.ops import selective_scan, separable_attention, ssm2d, state_fusion
+from mmssm.ops import (
+    observe,
+    selective_scan,
+    separable_attention,
+    ssm2d,
+    state_fusion,
+)
 
 Size = tuple[int, int]
 
@@ -87,6 +93,14 @@ def _fusion_inputs(batch: int, channels: int, height: int, width: int) -> list[T
     return [h, torch.randn(3, channels, 1, 3, 3), torch.randn(3)]
 
 
+def _observation_inputs(
+    batch: int, channels: int, height: int, width: int
+) -> list[Tensor]:
+    h, *parameters = _fusion_inputs(batch, channels, height, width)
+    C = torch.randn(batch, 1, height, width)
+    return [h, C, torch.randn_like(h), torch.randn(channels), *parameters]
+
+
 def _attention_inputs(
     batch: int, channels: int, height: int, width: int
 ) -> list[Tensor]:
@@ -104,6 +118,7 @@ def _filter_inputs(batch: int, channels: int, height: int, width: int) -> list[T
 OPS = {
     'selective_scan': Op(selective_scan, _scan_inputs, 128),
     'state_fusion': Op(state_fusion, _fusion_inputs, 128),
+    'observe': Op(observe, _observation_inputs, 128),
     'separable_attention': Op(separable_attention, _attention_inputs, 96),
     'ssm2d': Op(ssm2d, _filter_inputs, 96),
 }
