@@ -32,7 +32,7 @@ class Mix(nn.Module):
         y = self.ssm2d(x)
         if self.gain is None:
             return y
-        return (host + self.gain[:, None, None] * y).to(host.dtype)
+        return torch.addcmul(host, self.gain[:, None, None], y).to(host.dtype)
 
 
 Make = Callable[[int], Mix]

@@ -45,8 +45,8 @@ def filter_pieces(
 
 
 def apply_pieces(x: Tensor, pieces: Iterable[Piece], dtype: torch.dtype) -> Tensor:
-    """x filtered, contiguous and in dtype."""
-    y = torch.empty(x.shape, dtype=dtype, device=x.device)
+    """x filtered, laid out as x and in dtype."""
+    y = torch.empty_like(x, dtype=dtype)
     for channels, lengths, spectrum in pieces:
         product = transform(channels.of(x).to(dtype), lengths).mul_(spectrum)
         channels.of(y).copy_(transform_back(product, lengths, x.shape[2:]))
@@ -64,7 +64,7 @@ def filter_adjoint(
     needs_x: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, A, B, C and skip; those of x and skip empty where not needed."""
-    grad_x = torch.empty(x.shape if needs_x else 0, dtype=x.dtype, device=x.device)
+    grad_x = torch.empty_like(x) if needs_x else x.new_empty(0)
     grad_skip = grad.new_empty(0) if skip is None else empty_as(skip)
     grad_A, grad_B, grad_C = (empty_as(t) for t in (A, B, C))
     for group in groups(A, B, C, plan, x.shape[2:]):

@@ -89,7 +89,7 @@ def _kernels_adjoint(
 
 @filter_maps.register_fake
 def _(x: Tensor, A: Tensor, *rest: object) -> Tensor:
-    return torch.empty(x.shape, dtype=A.real.dtype, device=x.device)
+    return torch.empty_like(x, dtype=A.real.dtype)
 
 
 @_filter_adjoint.register_fake
@@ -104,7 +104,7 @@ def _(
 ) -> tuple[Tensor, ...]:
     needs_x = rest[-1]
     return (
-        torch.empty(x.shape if needs_x else 0, dtype=x.dtype, device=x.device),
+        torch.empty_like(x) if needs_x else x.new_empty(0),
         *(empty_as(t) for t in (A, B, C)),
         grad.new_empty(0) if skip is None else empty_as(skip),
     )

@@ -43,10 +43,10 @@ def _reach(weights: Tensor, masses: Tensor, tolerance: float) -> list[int]:
 
     weights: (2, directions, channels / S, S, N).  masses: (2, S, N, lines).
     """
-    lines = torch.einsum('tdrsn,tsnl->srl', weights, masses)
-    left_out = lines.flip(-1).cumsum(-1).flip(-1)
+    beyond = masses.flip(-1).cumsum(-1).flip(-1)
+    left_out = torch.einsum('tdrsn,tsnl->srl', weights, beyond).amax(1)
     # written so that lines of unbounded mass are kept
-    kept = (~(left_out <= tolerance)).sum(-1).amax(-1)
+    kept = (~(left_out <= tolerance)).sum(-1)
     return kept.clamp(min=1).tolist()
 
 
