@@ -17,7 +17,7 @@ import torch
 from mmengine.config import Config, DictAction
 
 from mmssm.engine import configs, running
-from mmssm.engine.checkpoints import read_checkpoint
+from mmssm.engine.checkpoints import read_checkpoint, use_safe_loading
 from mmssm.engine.errors import UserError
 from mmssm.layers.separable_attention import RESAMPLE
 
@@ -27,6 +27,7 @@ LOADERS = ('LoadImageFromFile', 'LoadImageFromWebcam', 'LoadImageFromNDArray')
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = _parse(argv)
+    use_safe_loading()
     try:
         cfg = configs.read_config(args.config, args.cfg_options, args.work_dir)
         results = compare(cfg, args)
