@@ -30,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     use_safe_loading()
     try:
         cfg = configs.read_config(args.config, args.cfg_options, args.work_dir)
+        cfg.launcher = 'none'
         results = compare(cfg, args)
     except UserError as error:
         raise SystemExit(str(error)) from None
