@@ -8,13 +8,15 @@ class Implementation(NamedTuple):
     """One way to compute an op.
 
     `requires()` looks at the environment and `why_not(*inputs)` at the inputs; both
-    return None when all is well and otherwise the reason in words.
+    return None when all is well and otherwise the reason in words.  Where
+    `suits(*inputs)` is false it can run, but only who asks for it by name gets it.
     """
 
     name: str
     run: Callable[..., Any]
     requires: Callable[[], str | None] = lambda: None
     why_not: Callable[..., str | None] = lambda *inputs: None
+    suits: Callable[..., bool] = lambda *inputs: True
 
 
 _OPS: dict[str, tuple[Implementation, ...]] = {}
@@ -33,7 +35,8 @@ def registered() -> dict[str, tuple[Implementation, ...]]:
 def choose(op: str, backend: str | None, *inputs: Any) -> Callable[..., Any]:
     """The function that computes `op` on `inputs`.
 
-    backend None takes the first implementation that can run; a name is obeyed.
+    backend None takes the first implementation that can run and suits the inputs; a
+    name is obeyed.
     Raises ValueError for an unknown name and RuntimeError, with the reason of every
     candidate, when what was asked for cannot run.
     """
@@ -46,6 +49,9 @@ def choose(op: str, backend: str | None, *inputs: Any) -> Callable[..., Any]:
         )
     reasons = []
     for candidate in candidates:
+        if backend is None and not candidate.suits(*inputs):
+            reasons.append(f'{candidate.name}: only by name on these inputs')
+            continue
         reason = candidate.requires() or candidate.why_not(*inputs)
         if reason is None:
             return candidate.run

@@ -1,6 +1,9 @@
 """Float32 islands: recurrences, kernels and FFTs do not follow autocast."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import wraps
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,3 +21,14 @@ def no_autocast(tensor: Tensor) -> AbstractContextManager:
     if tensor.is_meta:  # shapes alone, of which autocast knows nothing
         return nullcontext()
     return torch.autocast(tensor.device.type, enabled=False)
+
+
+def widened(run: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """`run`, its leading tensors made `wide`; what follows them is passed on."""
+
+    @wraps(run)
+    def with_wide(*inputs: Any) -> Tensor:
+        count = sum(isinstance(value, Tensor) for value in inputs)
+        return run(*wide(*inputs[:count]), *inputs[count:])
+
+    return with_wide

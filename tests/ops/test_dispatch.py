@@ -30,6 +30,19 @@ def test_a_name_is_obeyed(op):
     assert dispatch.choose(op, 'plain', 3, 3)() == 'plain'
 
 
+def test_what_does_not_suit_the_inputs_is_taken_by_name_only(monkeypatch):
+    table = (
+        Implementation('slow', lambda: 'slow', suits=lambda *sizes: min(sizes) > 9),
+        Implementation('plain', lambda: 'plain', why_not=needs_square),
+    )
+    monkeypatch.setitem(dispatch._OPS, 'op', table)
+    assert dispatch.choose('op', None, 3, 3)() == 'plain'
+    assert dispatch.choose('op', None, 10, 10)() == 'slow'
+    assert dispatch.choose('op', 'slow', 3, 3)() == 'slow'
+    with pytest.raises(RuntimeError, match='slow: only by name on these inputs; plain'):
+        dispatch.choose('op', None, 3, 4)
+
+
 def test_a_name_that_cannot_run_is_refused_with_the_reason(op):
     with pytest.raises(RuntimeError, match='kernel: no GPU here'):
         dispatch.choose(op, 'kernel', 3, 3)

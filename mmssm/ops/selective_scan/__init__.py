@@ -2,18 +2,28 @@
 
 from torch import Tensor
 
-from mmssm.ops import dispatch
-from mmssm.ops.precision import no_autocast, wide
+from mmssm.ops import dispatch, gpu
+from mmssm.ops.precision import no_autocast, widened
 from mmssm.ops.selective_scan.naive import selective_scan_naive
 from mmssm.ops.selective_scan.tree import selective_scan_tree
 
 __all__ = ['selective_scan']
 
+
+def _triton(*inputs: Tensor) -> Tensor:
+    from mmssm.ops.selective_scan.triton import selective_scan_triton
+
+    return selective_scan_triton(*inputs)
+
+
 dispatch.register(
     'selective_scan',
     [
-        dispatch.Implementation('tree', selective_scan_tree),
-        dispatch.Implementation('naive', selective_scan_naive),
+        dispatch.Implementation(
+            'triton', _triton, gpu.requires, gpu.why_not, gpu.suits
+        ),
+        dispatch.Implementation('tree', widened(selective_scan_tree)),
+        dispatch.Implementation('naive', widened(selective_scan_naive)),
     ],
 )
 
@@ -40,6 +50,8 @@ def selective_scan(
     channel d uses group d // (D / G); (B, N, L) means one group.
     delta_bias: (D,).  Returns (B, D, N, L), in float64 if any input is float64 and
     in float32 otherwise, autocast or not.  Memory is O(B D N L).
+    backend: 'triton', the default on a GPU; 'tree', the default elsewhere; 'naive',
+    the definition.
 
     Raises ValueError for shapes that do not fit and for an unknown backend.
     """
@@ -50,7 +62,7 @@ def selective_scan(
     with no_autocast(u):
         if delta_bias is None:
             delta_bias = A.new_zeros(A.shape[0])
-        return run(*wide(u, delta, A, B, delta_bias))
+        return run(u, delta, A, B, delta_bias)
 
 
 def _check(

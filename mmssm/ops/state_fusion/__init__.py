@@ -2,20 +2,32 @@
 
 from torch import Tensor
 
-from mmssm.ops import dispatch
-from mmssm.ops.precision import no_autocast, wide
+from mmssm.ops import dispatch, gpu
+from mmssm.ops.precision import no_autocast, widened
 from mmssm.ops.state_fusion.merged import merge_kernels, state_fusion_merged
 from mmssm.ops.state_fusion.naive import state_fusion_naive
 from mmssm.ops.state_fusion.shared_border import state_fusion_shared_border
 
 __all__ = ['merge_kernels', 'state_fusion']
 
+
+def _triton(
+    h: Tensor, kernels: Tensor, alpha: Tensor, dilations: tuple[int, ...]
+) -> Tensor:
+    from mmssm.ops.state_fusion.triton import state_fusion_triton
+
+    return state_fusion_triton(h, kernels, alpha, dilations)
+
+
 dispatch.register(
     'state_fusion',
     [
-        dispatch.Implementation('shared_border', state_fusion_shared_border),
-        dispatch.Implementation('merged', state_fusion_merged),
-        dispatch.Implementation('naive', state_fusion_naive),
+        dispatch.Implementation(
+            'triton', _triton, gpu.requires, gpu.why_not, gpu.suits
+        ),
+        dispatch.Implementation('shared_border', widened(state_fusion_shared_border)),
+        dispatch.Implementation('merged', widened(state_fusion_merged)),
+        dispatch.Implementation('naive', widened(state_fusion_naive)),
     ],
 )
 
@@ -38,13 +50,15 @@ def state_fusion(
     h: (B, C, H, W), any H and W from 1.  kernels: (K, C, 1, 3, 3).  alpha: (K,).
     dilations: K of them.  Returns (B, C, H, W) in float64 if any input is float64
     and in float32 otherwise, autocast or not.
+    backend: 'triton', the default on a GPU; 'shared_border', the default elsewhere;
+    'merged'; 'naive', the definition.
 
     Raises ValueError for shapes that do not fit and for an unknown backend.
     """
     check_fusion(h, kernels, alpha, dilations)
     run = dispatch.choose('state_fusion', backend, h, kernels, alpha)
     with no_autocast(h):
-        return run(*wide(h, kernels, alpha), dilations)
+        return run(h, kernels, alpha, dilations)
 
 
 def check_fusion(
