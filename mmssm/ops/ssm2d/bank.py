@@ -15,7 +15,23 @@ from mmssm.ops.ssm2d.plan import Part, budget, parts
 from mmssm.ops.ssm2d.tiled import states_tiled, states_tiled_adjoint
 from mmssm.ops.ssm2d.wavefront import states_wavefront, states_wavefront_adjoint
 
+
+def _states_triton(A: Tensor, B: Tensor, height: int, width: int) -> Tensor:
+    from mmssm.ops.ssm2d.triton import states_triton
+
+    return states_triton(A, B, height, width)
+
+
+def _states_triton_adjoint(
+    A: Tensor, B: Tensor, X: Tensor, G: Tensor
+) -> tuple[Tensor, Tensor]:
+    from mmssm.ops.ssm2d.triton import states_triton_adjoint
+
+    return states_triton_adjoint(A, B, X, G)
+
+
 STATES = {
+    'triton': (_states_triton, _states_triton_adjoint),
     'wavefront': (states_wavefront, states_wavefront_adjoint),
     'tiled': (states_tiled, states_tiled_adjoint),
 }
