@@ -140,7 +140,7 @@ def _adjoint(
         sums_C.sum(0).to(C.dtype),
         grad_u,
         sums_D.sum(0).to(D.dtype),
-        *taps_adjoint(sums.sum(0), kernels, alpha),
+        *taps_adjoint(sums, kernels, alpha),
     )
 
 

@@ -90,12 +90,16 @@ def taps(kernels: Tensor, alpha: Tensor, dtype: torch.dtype) -> Tensor:
     return weights
 
 
-def taps_adjoint(grad: Tensor, kernels: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of kernels and alpha from that of the weights, which is used up."""
+def taps_adjoint(sums: Tensor, kernels: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of kernels and alpha from those of the weights, (rows, 9 K, C).
+
+    In double: that of alpha is a sum in which much cancels.
+    """
+    grad = sums.sum(0, dtype=torch.float64)
     grad[4::9] = grad[4].clone()
     grad = grad.unflatten(0, (-1, 9)).mT.unflatten(2, (1, 3, 3))
-    grad_alpha = (grad * kernels.to(grad.dtype)).flatten(1).sum(1)
-    grad_kernels = grad * alpha.to(grad.dtype)[:, None, None, None, None]
+    grad_alpha = (grad * kernels).flatten(1).sum(1)
+    grad_kernels = grad * alpha[:, None, None, None, None]
     return (
         grad_kernels.to(kernels.dtype, memory_format=torch.contiguous_format),
         grad_alpha.to(alpha.dtype),
@@ -167,7 +171,7 @@ def _adjoint(
             **fixed,
             BLOCK_T=triton.next_power_of_2(len(weights)),
         )
-    return grad_h, *taps_adjoint(sums.sum(0), kernels, alpha)
+    return grad_h, *taps_adjoint(sums, kernels, alpha)
 
 
 @triton.jit
