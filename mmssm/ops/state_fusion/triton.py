@@ -23,7 +23,7 @@ from torch.autograd.function import FunctionCtx
 from torch.library import custom_op
 
 PATCH = (8, 16)  # cells; with a reach of 5 a program reads 18 x 26 of them
-TILE = 2048  # numbers of a tile: 8 for each thread of 8 warps
+TILE = 1024  # numbers of a tile: 4 for each thread of 8 warps; with more, they spill
 PROGRAMS = 1024  # several for each multiprocessor of a large GPU
 
 
@@ -66,7 +66,7 @@ def patches(h: Tensor) -> Patches:
 def constants(h: Tensor, dilations: tuple[int, ...], dtype: torch.dtype) -> dict:
     """What the kernels are compiled for.
 
-    num_warps: fewer would want more registers than there are for 25 loads at a time.
+    num_warps: fewer would want more registers than there are for 25 loads in flight.
     """
     plan = patches(h)
     furthest = max(h.shape[2:])  # all taps from here on read the border
