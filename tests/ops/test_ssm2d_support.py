@@ -4,7 +4,7 @@ import pytest
 import torch
 from parity import assert_equal_in_double
 
-from mmssm.ops.ssm2d import plan, ssm2d, ssm2d_kernel, ssm2d_support
+from mmssm.ops.ssm2d import plan, ssm2d, ssm2d_kernel, ssm2d_support, support
 from mmssm.ops.ssm2d.wavefront import states_wavefront
 
 SIZE = (40, 56)
@@ -37,17 +37,19 @@ def test_left_out_mass_is_within_the_tolerance(complex_states, center, tolerance
 
 
 def test_bound_is_exact_for_positive_states():
-    # a kernel that is one state of one SSM: its columns beyond the support
     A, B, _ = make()
-    A, B = A[:, :1, :1], B[:, :1, :1]
-    for axis in (0, 1):
-        C = torch.zeros(2, 2, 1, 1, dtype=torch.float64)
-        C[axis, 0] = 1
-        states = states_wavefront(A.flatten(1), B.flatten(1), 300, 40)[..., axis, 0]
-        beyond = states.sum(0).flip(0).cumsum(0).flip(0)
-        for tolerance in (1e-2, 1e-4):
-            _, width = ssm2d_support(A, B, C, (300, 40), tolerance)[0]
-            assert width == int((beyond > tolerance / 2).sum())
+    states = states_wavefront(A.flatten(1), B.flatten(1), 300, 40)
+    columns = states.sum(0).permute(1, 2, 0).unflatten(1, A.shape[1:])
+    assert_equal_in_double(support._masses(A, B, 40), columns)
+
+
+def test_rows_are_columns_of_the_transposed_model():
+    A, B, C = make()
+    A = A * torch.tensor([0.3, 1.0, 1.0, 1.4], dtype=A.dtype)[:, None, None]
+    tall = ssm2d_support(A, B, C, (40, 56), 1e-4)
+    wide = ssm2d_support(A.flip(0), B.flip(0), C.flip(0), (56, 40), 1e-4)
+    assert tall == [(height, width) for width, height in wide]
+    assert all(height > width for height, width in tall)
 
 
 @pytest.mark.parametrize('complex_states', [False, True])

@@ -46,6 +46,14 @@ def test_fast_equals_naive(backend, size, dilations):
         assert_equal_in_double(actual, expected)
 
 
+def test_blocks_of_rows_add_up(monkeypatch):
+    inputs = make(11, 9)
+    monkeypatch.setattr(shared_border, 'BLOCK', 120)
+    fast, naive = (with_grads(inputs, b) for b in ('shared_border', 'naive'))
+    for actual, expected in zip(fast, naive, strict=True):
+        assert_equal_in_double(actual, expected)
+
+
 @pytest.mark.parametrize('backend', FAST)
 def test_fast_is_as_exact_in_float32(backend):
     single = make(17, 33, dtype=torch.float32)

@@ -2,19 +2,37 @@
 
 from torch import Tensor
 
-from mmssm.ops import dispatch
+from mmssm.ops import dispatch, gpu
 from mmssm.ops.observation.naive import observe_naive
 from mmssm.ops.observation.shared_border import observe_shared_border
-from mmssm.ops.precision import no_autocast, wide
+from mmssm.ops.precision import no_autocast, widened
 from mmssm.ops.state_fusion import check_fusion
 
 __all__ = ['observe']
 
+
+def _triton(
+    h: Tensor,
+    C: Tensor,
+    u: Tensor,
+    D: Tensor,
+    kernels: Tensor,
+    alpha: Tensor,
+    dilations: tuple[int, ...],
+) -> Tensor:
+    from mmssm.ops.observation.triton import observe_triton
+
+    return observe_triton(h, C, u, D, kernels, alpha, dilations)
+
+
 dispatch.register(
     'observe',
     [
-        dispatch.Implementation('shared_border', observe_shared_border),
-        dispatch.Implementation('naive', observe_naive),
+        dispatch.Implementation(
+            'triton', _triton, gpu.requires, gpu.why_not, gpu.suits
+        ),
+        dispatch.Implementation('shared_border', widened(observe_shared_border)),
+        dispatch.Implementation('naive', widened(observe_naive)),
     ],
 )
 
@@ -39,6 +57,8 @@ def observe(
     u: (B, D, H, W), input of the scan.  D: (D,), skip.  kernels, alpha, dilations: see
     `state_fusion`.  Returns (B, D, H, W) in float64 if any input is float64 and in
     float32 otherwise, autocast or not.  Only the inputs are saved for the adjoint.
+    backend: 'triton', the default on a GPU; 'shared_border', the default elsewhere;
+    'naive', the definition.
 
     Raises ValueError for shapes that do not fit and for an unknown backend.
     """
@@ -56,4 +76,4 @@ def observe(
             )
     run = dispatch.choose('observe', backend, h, C, u, D, kernels, alpha)
     with no_autocast(h):
-        return run(*wide(h, C, u, D, kernels, alpha), dilations)
+        return run(h, C, u, D, kernels, alpha, dilations)
