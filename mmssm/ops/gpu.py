@@ -64,11 +64,6 @@ def suits(*inputs: Tensor | None) -> bool:
     return first.device.type == 'cuda' and not interpreted()
 
 
-def preferred(*inputs: Tensor | None) -> bool:
-    """Whether the kernels can run on these inputs and are to be preferred."""
-    return requires() is None and suits(*inputs) and why_not(*inputs) is None
-
-
 def interpreted() -> bool:
     """Whether Triton runs its kernels step by step on the CPU."""
     return os.environ.get('TRITON_INTERPRET') == '1'

@@ -46,7 +46,6 @@ def test_inputs_that_do_not_fit(monkeypatch, inputs, words):
     monkeypatch.delenv('TRITON_INTERPRET', raising=False)
     assert gpu.why_not(*inputs).startswith(words)
     assert not gpu.suits(*inputs)
-    assert not gpu.preferred(*inputs)
 
 
 def test_the_interpreter_takes_a_cpu(monkeypatch):

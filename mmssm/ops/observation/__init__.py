@@ -1,8 +1,10 @@
 """Observation of fused states."""
 
+from collections.abc import Callable
+
 from torch import Tensor
 
-from mmssm.ops import dispatch, gpu
+from mmssm.ops import dispatch, trial
 from mmssm.ops.observation.naive import observe_naive
 from mmssm.ops.observation.shared_border import observe_shared_border
 from mmssm.ops.precision import no_autocast, widened
@@ -25,12 +27,16 @@ def _triton(
     return observe_triton(h, C, u, D, kernels, alpha, dilations)
 
 
+def _small(randn: Callable[..., Tensor]) -> tuple:
+    """Arguments for a first try."""
+    h, u = randn(2, 1, 6, 9, 11)
+    return h, randn(1, 1, 9, 11), u, randn(6), randn(3, 6, 1, 3, 3), randn(3), (1, 3, 5)
+
+
 dispatch.register(
     'observe',
     [
-        dispatch.Implementation(
-            'triton', _triton, gpu.requires, gpu.why_not, gpu.suits
-        ),
+        trial.kernels('observe', _triton, widened(observe_shared_border), _small),
         dispatch.Implementation('shared_border', widened(observe_shared_border)),
         dispatch.Implementation('naive', widened(observe_naive)),
     ],

@@ -1,8 +1,10 @@
 """Selective scan that returns every state."""
 
+from collections.abc import Callable
+
 from torch import Tensor
 
-from mmssm.ops import dispatch, gpu
+from mmssm.ops import dispatch, trial
 from mmssm.ops.precision import no_autocast, widened
 from mmssm.ops.selective_scan.naive import selective_scan_naive
 from mmssm.ops.selective_scan.tree import selective_scan_tree
@@ -16,12 +18,16 @@ def _triton(*inputs: Tensor) -> Tensor:
     return selective_scan_triton(*inputs)
 
 
+def _small(randn: Callable[..., Tensor]) -> tuple:
+    """Arguments for a first try."""
+    u, delta = randn(2, 1, 300, 6).mT
+    return u, delta, -randn(6, 1).exp(), randn(1, 1, 1, 300), randn(6)
+
+
 dispatch.register(
     'selective_scan',
     [
-        dispatch.Implementation(
-            'triton', _triton, gpu.requires, gpu.why_not, gpu.suits
-        ),
+        trial.kernels('selective_scan', _triton, widened(selective_scan_tree), _small),
         dispatch.Implementation('tree', widened(selective_scan_tree)),
         dispatch.Implementation('naive', widened(selective_scan_naive)),
     ],

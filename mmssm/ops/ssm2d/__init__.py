@@ -1,11 +1,12 @@
 """Two-dimensional state-space filter, exact on maps of any size."""
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from mmssm.ops import dispatch, gpu
+from mmssm.ops import dispatch, trial
 from mmssm.ops.precision import no_autocast
 from mmssm.ops.ssm2d.filters import (
     Prepared,
@@ -20,6 +21,19 @@ from mmssm.ops.ssm2d.support import supports
 
 __all__ = ['Prepared', 'ssm2d', 'ssm2d_kernel', 'ssm2d_prepare', 'ssm2d_support']
 
+
+def _small(randn: Callable[..., Tensor]) -> tuple:
+    """Arguments for a first try."""
+    A, B = torch.sigmoid(randn(6, 2, 3)).split([4, 2])
+    return A, B, randn(2, 2, 4, 3), 19, 23
+
+
+_KERNELS = trial.kernels(
+    'ssm2d',
+    partial(kernel_fused, states='triton'),
+    partial(kernel_fused, states='tiled'),
+    _small,
+)
 for _op, _fused, _naive in (
     ('ssm2d', filter_fused, ssm2d_naive),
     ('ssm2d_kernel', kernel_fused, ssm2d_kernel_naive),
@@ -27,13 +41,7 @@ for _op, _fused, _naive in (
     dispatch.register(
         _op,
         [
-            dispatch.Implementation(
-                'triton',
-                partial(_fused, states='triton'),
-                gpu.requires,
-                gpu.why_not,
-                gpu.suits,
-            ),
+            _KERNELS._replace(run=partial(_fused, states='triton')),
             dispatch.Implementation('wavefront', partial(_fused, states='wavefront')),
             dispatch.Implementation('tiled', partial(_fused, states='tiled')),
             dispatch.Implementation('naive', _naive),
@@ -153,7 +161,8 @@ def default_backend(tensor: Tensor) -> str:
 
     'tiled' has a tenth of the launches of 'wavefront', and 'triton' one each way.
     """
-    if gpu.preferred(tensor):
+    suits = _KERNELS.suits(tensor) and _KERNELS.requires() is None
+    if suits and _KERNELS.why_not(tensor) is None:
         return 'triton'
     return 'wavefront' if tensor.device.type == 'cpu' else 'tiled'
 

@@ -1,8 +1,10 @@
 """Structure-aware state fusion."""
 
+from collections.abc import Callable
+
 from torch import Tensor
 
-from mmssm.ops import dispatch, gpu
+from mmssm.ops import dispatch, trial
 from mmssm.ops.precision import no_autocast, widened
 from mmssm.ops.state_fusion.merged import merge_kernels, state_fusion_merged
 from mmssm.ops.state_fusion.naive import state_fusion_naive
@@ -19,11 +21,16 @@ def _triton(
     return state_fusion_triton(h, kernels, alpha, dilations)
 
 
+def _small(randn: Callable[..., Tensor]) -> tuple:
+    """Arguments for a first try."""
+    return randn(1, 6, 9, 11), randn(3, 6, 1, 3, 3), randn(3), (1, 3, 5)
+
+
 dispatch.register(
     'state_fusion',
     [
-        dispatch.Implementation(
-            'triton', _triton, gpu.requires, gpu.why_not, gpu.suits
+        trial.kernels(
+            'state_fusion', _triton, widened(state_fusion_shared_border), _small
         ),
         dispatch.Implementation('shared_border', widened(state_fusion_shared_border)),
         dispatch.Implementation('merged', widened(state_fusion_merged)),
