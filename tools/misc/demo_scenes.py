@@ -31,7 +31,7 @@ import numpy as np
 from numpy.random import Generator
 
 HUES = 6
-HUE_SPREAD = 0.06  # to either side, of the whole circle
+HUE_SPREAD = 0.10  # to either side, of the whole circle
 RADII = (0.14, 0.28)  # of the shorter side of the picture
 SUPERSAMPLING = 2  # sub-pixels per pixel and side, for smooth outlines
 MIN_VISIBLE = 0.5  # of an object's own area

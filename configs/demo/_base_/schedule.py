@@ -1,5 +1,5 @@
 # A fixed number of iterations from random weights; no validation on the way.
-max_iters = 550
+max_iters = 650
 warmup = 40
 
 train_cfg = dict(
