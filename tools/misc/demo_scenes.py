@@ -1,7 +1,8 @@
 """Scenes for the demo: shapes pasted on crops of photographs, with exact masks.
 
 A class is a shape, what fills it, and a range of hues, so that a network can learn it
-within minutes, from random weights and on a CPU.
+within minutes, from random weights and on a CPU.  A third of each range is shared with
+a neighbour on the colour circle: colour alone does not tell the class.
 
     class   shape      fill      hue
     ball    ellipse    dotted    red

@@ -7,7 +7,8 @@ adjoint computes all of it again.
 Shapes everywhere: x (B, channels, H, W) in any memory format; A (4, S, N), B (2, S, N)
 and C (2, directions, channels, N) real or complex; skip (channels,) or None.  channels
 is a multiple of S, and channel e belongs to SSM e mod S in every direction, so that a
-map can be seen as (B, channels / S, S, H, W).
+map can be seen as (B, channels / S, S, H, W).  Maps that are not contiguous are copied
+once: a few channels of a channels-last map touch all of its memory.
 """
 
 from collections.abc import Iterable, Iterator
@@ -46,11 +47,12 @@ def filter_pieces(
 
 def apply_pieces(x: Tensor, pieces: Iterable[Piece], dtype: torch.dtype) -> Tensor:
     """x filtered, laid out as x and in dtype."""
-    y = torch.empty_like(x, dtype=dtype)
+    maps = x.contiguous()
+    y = torch.empty_like(maps, dtype=dtype)
     for channels, lengths, spectrum in pieces:
-        product = transform(channels.of(x).to(dtype), lengths).mul_(spectrum)
+        product = transform(channels.of(maps).to(dtype), lengths).mul_(spectrum)
         channels.of(y).copy_(transform_back(product, lengths, x.shape[2:]))
-    return y
+    return _laid_out_as(x, y)
 
 
 def filter_adjoint(
@@ -64,6 +66,7 @@ def filter_adjoint(
     needs_x: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, A, B, C and skip; those of x and skip empty where not needed."""
+    given, x, grad = x, x.contiguous(), grad.contiguous()
     grad_x = torch.empty_like(x) if needs_x else x.new_empty(0)
     grad_skip = grad.new_empty(0) if skip is None else empty_as(skip)
     grad_A, grad_B, grad_C = (empty_as(t) for t in (A, B, C))
@@ -88,12 +91,21 @@ def filter_adjoint(
         grad_A[:, group.ssms], grad_B[:, group.ssms], part = bank.gradients()
         grad_C.unflatten(2, (-1, A.shape[1]))[:, :, :, group.ssms] = part
         del bank, kernels
+    if needs_x:
+        grad_x = _laid_out_as(given, grad_x)
     return grad_x, grad_A, grad_B, grad_C, grad_skip
 
 
 def empty_as(tensor: Tensor) -> Tensor:
     """Like the tensor, contiguous whatever its strides."""
     return torch.empty_like(tensor, memory_format=torch.contiguous_format)
+
+
+def _laid_out_as(x: Tensor, maps: Tensor) -> Tensor:
+    """Contiguous maps with the strides of x, of the same shape."""
+    return (
+        maps if x.is_contiguous() else torch.empty_like(x, dtype=maps.dtype).copy_(maps)
+    )
 
 
 def _chunks(kernels: Tensor, lengths: Size, batch: int) -> Iterator[Part]:
