@@ -116,9 +116,9 @@ def _fit_together(sizes: list[Size], cells: int) -> bool:
 
 
 def _cover(sizes: list[Size], full: Size) -> Size:
-    """The size that covers all, in steps of 8 (few different FFTs), at most `full`."""
+    """The size that covers all, in steps of 4 (few different FFTs), at most `full`."""
     height, width = (
-        min(-(-max(lengths) // 8) * 8, most)
+        min(-(-max(lengths) // 4) * 4, most)
         for lengths, most in zip(zip(*sizes, strict=True), full, strict=True)
     )
     return height, width
