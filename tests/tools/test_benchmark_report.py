@@ -31,7 +31,7 @@ def test_rows_and_their_figures():
     assert fast._replace(base_seconds=[2.0]).figures['of_base'] == 0.5
     assert report.from_json(report.to_json({}, [slow, fast])) == [slow, fast]
     table = report.to_markdown({'torch': 2}, [fast, slow])
-    assert '| slow | 2 of 8x8 | 4e+03 |  | 0.5 | 4.00 |' in table
+    assert '| slow | 2 of 8x8 | 4000 |  | 0.5 | 4.00 |' in table
 
 
 @pytest.mark.parametrize('name', ['benchmarks.md', 'scaling.md'])

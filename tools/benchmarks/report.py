@@ -103,9 +103,9 @@ def _cells(row: Row, peer: Row | None) -> dict[str, str]:
         cells['parameters, M'] = f'{row.parameters / 1e6:.2f}'
     if row.macs:
         cells['MACs, G'] = f'{row.macs / 1e9:.2f}'
-    cells[f'{mode}, ms'] = f'{1e3 * row.median:.3g}'
+    cells[f'{mode}, ms'] = short(1e3 * row.median)
     if mode == 'inference' and row.peer:
-        cells['images/s'] = f'{figures["images_per_second"]:.3g}'
+        cells['images/s'] = short(figures['images_per_second'])
     if row.peak is not None:
         cells[f'{mode} peak, MB'] = f'{row.peak / 1e6:.0f}'
     if peer:
@@ -115,6 +115,11 @@ def _cells(row: Row, peer: Row | None) -> dict[str, str]:
     if row.base_seconds:
         cells[f'{mode}, of base'] = f'{figures["of_base"]:.3f}'
     return cells
+
+
+def short(value: float) -> str:
+    """Three digits, more for a larger number, and no exponent."""
+    return f'{value:.0f}' if value >= 1000 else f'{value:.3g}'
 
 
 def insert(page: str, name: str, table: str) -> str:
