@@ -6,13 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mmssm.backbones.hierarchical import (
-    Arch,
-    HierarchicalBackbone,
-    Stage,
-    drop_path_rates,
-    read_arch,
-)
+from mmssm.backbones.arch import Arch, read_arch
+from mmssm.backbones.hierarchical import HierarchicalBackbone, Stage, drop_path_rates
 from mmssm.layers import MLP, ChannelNorm, DropPath, PatchConv
 from mmssm.registry import MODELS
 

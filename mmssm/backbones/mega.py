@@ -7,13 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmssm.backbones.hierarchical import (
-    Arch,
-    HierarchicalBackbone,
-    Stage,
-    drop_path_rates,
-    read_arch,
-)
+from mmssm.backbones.arch import Arch, read_arch
+from mmssm.backbones.hierarchical import HierarchicalBackbone, Stage, drop_path_rates
 from mmssm.backbones.pyramid import STRIDES, crop, pyramid_level
 from mmssm.layers import (
     SSM2D,

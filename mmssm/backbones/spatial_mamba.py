@@ -5,13 +5,8 @@ from collections.abc import Sequence
 from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 
-from mmssm.backbones.hierarchical import (
-    Arch,
-    HierarchicalBackbone,
-    Stage,
-    drop_path_rates,
-    read_arch,
-)
+from mmssm.backbones.arch import Arch, read_arch
+from mmssm.backbones.hierarchical import HierarchicalBackbone, Stage, drop_path_rates
 from mmssm.layers import (
     MLP,
     ChannelNorm,

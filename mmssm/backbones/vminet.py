@@ -6,13 +6,8 @@ from collections.abc import Sequence
 from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 
-from mmssm.backbones.hierarchical import (
-    Arch,
-    HierarchicalBackbone,
-    Stage,
-    drop_path_rates,
-    read_arch,
-)
+from mmssm.backbones.arch import Arch, read_arch
+from mmssm.backbones.hierarchical import HierarchicalBackbone, Stage, drop_path_rates
 from mmssm.layers import ConvNormAct, DropPath, SeparableAttention
 from mmssm.layers.conv_norm_act import NormFactory
 from mmssm.registry import MODELS
