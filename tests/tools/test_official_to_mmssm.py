@@ -48,7 +48,7 @@ def official():
             name = name.replace(ours, theirs)
         if name.endswith('kernels'):
             for suffix, kernel in zip(('', '_1', '_2'), weight, strict=True):
-                named[name.replace('kernels', f'kernel_3{suffix}')] = kernel
+                named[name.replace('kernels', f'kernel_3{suffix}')] = kernel[:, None]
         else:
             named[name] = weight
     return named

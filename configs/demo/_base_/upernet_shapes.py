@@ -6,8 +6,6 @@ _base_ = [
 ]
 
 classes = ('background', 'ball', 'star', 'melon', 'ring', 'sail', 'crate')
-# three quarters of the pixels are background
-loss = dict(type='CrossEntropyLoss', class_weight=[0.4] + [1.0] * 6)
 small = dict(
     num_classes=len(classes),
     norm_cfg=dict(type='BN'),
@@ -19,10 +17,8 @@ crop_size = (128, 128)
 
 model = dict(
     data_preprocessor=dict(size=crop_size),
-    decode_head=dict(channels=48, loss_decode=loss, **small),
-    auxiliary_head=dict(
-        channels=32, loss_decode=dict(loss_weight=0.4, **loss), **small
-    ),
+    decode_head=dict(channels=48, **small),
+    auxiliary_head=dict(channels=32, **small),
 )
 
 optim_wrapper = dict(optimizer=dict(lr=8e-3))
