@@ -94,6 +94,14 @@ def test_operator_is_registered_soundly():
     opcheck(shared_border._observe, (h, C, u, D, taps, [1, 3, 5]))
 
 
+def test_gradients_do_not_follow_autocast():
+    inputs = make(8, 6, dtype=torch.float32)
+    expected = with_grads(inputs, None)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        for actual, exact in zip(with_grads(inputs, None), expected, strict=True):
+            assert torch.equal(actual, exact)
+
+
 @pytest.mark.parametrize(
     ('position', 'shape', 'words'),
     [

@@ -119,6 +119,14 @@ def test_result_is_float32_under_autocast(dtype):
     assert torch.equal(mixed, expected)
 
 
+def test_gradients_do_not_follow_autocast():
+    inputs = make(8, 6, dtype=torch.float32)
+    expected = with_grads(inputs, None)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        for actual, exact in zip(with_grads(inputs, None), expected, strict=True):
+            assert torch.equal(actual, exact)
+
+
 @pytest.mark.parametrize(
     ('position', 'shape', 'words'),
     [

@@ -4,6 +4,8 @@ import warnings
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.checkpoint import checkpoint
 
 from mmssm.ops import dispatch, gpu, trial
 
@@ -41,8 +43,7 @@ def not_a_number(x, factor):
     ],
 )
 def test_failure_is_found(run, words):
-    with torch.inference_mode():
-        found = trial.failure(run, square, make, torch.device('cpu'))
+    found = trial.failure(run, square, make, torch.device('cpu'))
     assert found is None if words is None else words in found
 
 
@@ -61,7 +62,7 @@ class OnGPU:
 @pytest.fixture
 def gpu_found(monkeypatch):
     monkeypatch.setattr(gpu, 'why_not', lambda *_: None)
-    monkeypatch.setattr(trial, '_is_recorded', lambda: False)
+    monkeypatch.setattr(trial, '_is_recorded', lambda _: False)
 
 
 def test_a_device_is_tried_once_and_warned_of_once(gpu_found, monkeypatch):
@@ -76,9 +77,56 @@ def test_a_device_is_tried_once_and_warned_of_once(gpu_found, monkeypatch):
     assert tries == [(broken, square, make, CUDA)]
 
 
+def test_a_failure_is_remembered_while_a_graph_is_recorded(gpu_found, monkeypatch):
+    monkeypatch.setattr(trial, 'failure', lambda *args: 'bad')
+    kernels = trial.kernels('blur', broken, square, make)
+    with pytest.warns(UserWarning, match='bad'):
+        kernels.why_not(OnGPU())
+    monkeypatch.setattr(trial, '_is_recorded', lambda _: True)
+    assert kernels.why_not(OnGPU()) == 'bad'
+
+
+def convolution(maps, weight):
+    return torch.nn.functional.conv2d(maps, weight)
+
+
+def exact_convolution(maps, weight):
+    with torch.autocast('cpu', enabled=False):
+        return convolution(maps, weight)
+
+
+def test_what_surrounds_the_first_call_does_not_matter(gpu_found, monkeypatch):
+    monkeypatch.setattr(trial, 'LIMIT', 1e-5)
+    on_cpu = trial.failure
+
+    def failure(run, reference, make, device):
+        return on_cpu(run, reference, make, torch.device('cpu'))
+
+    monkeypatch.setattr(trial, 'failure', failure)
+
+    def images(randn):
+        return randn(1, 3, 8, 8), randn(4, 3, 3, 3)
+
+    def first_call(x):
+        kernels = trial.kernels('blur', exact_convolution, convolution, images)
+        assert kernels.why_not(OnGPU()) is None
+        return x.sin()
+
+    x = torch.ones(3, requires_grad=True)
+    with torch.autocast('cpu', dtype=torch.bfloat16), torch.device('meta'):
+        checkpoint(first_call, x, use_reentrant=False).sum().backward()
+    with torch.inference_mode():
+        first_call(x)
+
+
+def test_tensors_that_stand_for_others_are_not_tried():
+    with FakeTensorMode():
+        assert trial._is_recorded(torch.ones(2))
+
+
 def test_nothing_is_tried_while_a_graph_is_recorded(gpu_found, monkeypatch):
     monkeypatch.setattr(trial, 'failure', lambda *args: pytest.fail('tried'))
-    monkeypatch.setattr(trial, '_is_recorded', lambda: True)
+    monkeypatch.setattr(trial, '_is_recorded', lambda _: True)
     assert trial.kernels('blur', broken, square, make).why_not(OnGPU()) is None
 
 
@@ -94,7 +142,7 @@ def test_every_op_has_a_trial_that_its_torch_form_passes(op, monkeypatch):
     monkeypatch.setattr(trial, 'failure', failure)
     first, *_ = dispatch.registered()[op]
     monkeypatch.setattr(gpu, 'why_not', lambda *_: None)
-    monkeypatch.setattr(trial, '_is_recorded', lambda: False)
+    monkeypatch.setattr(trial, '_is_recorded', lambda _: False)
     other = torch.device('cuda', 7)  # not tried by any other test
     tensor = OnGPU()
     tensor.device = other

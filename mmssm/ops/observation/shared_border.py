@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 from torch.library import custom_op
 
+from mmssm.ops.precision import no_autocast
 from mmssm.ops.state_fusion.shared_border import fuse, fuse_adjoint, scaled_taps
 
 
@@ -83,7 +84,8 @@ def _save(ctx: FunctionCtx, inputs: tuple, output: Tensor) -> None:
 
 
 def _backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return *_observe_adjoint(grad, *ctx.saved_tensors, ctx.dilations), None
+    with no_autocast(grad):
+        return *_observe_adjoint(grad, *ctx.saved_tensors, ctx.dilations), None
 
 
 _observe.register_autograd(_backward, setup_context=_save)

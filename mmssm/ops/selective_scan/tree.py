@@ -37,7 +37,7 @@ def _scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor) ->
     """u, delta: (B, L, D); A: (D, N); B: (B, L, G, N); delta_bias: (D,)."""
     u, delta = u.contiguous(), delta.contiguous()
     dt = F.softplus(delta + delta_bias)
-    h = _outer(dt * u, B)
+    h = _outer(dt * u, B).contiguous()
     scan_(_decay(dt, A), h)
     return h
 

@@ -116,7 +116,7 @@ def _adjoint(
     return (
         grad_u,
         grad_delta,
-        grad_A.sum(0).mT.to(A.dtype, memory_format=torch.contiguous_format),
+        grad_A.sum(0).mT.to(A.dtype).contiguous(),
         grad_B.sum(0).to(B.dtype),
         grad_bias.sum(0).to(delta_bias.dtype),
     )

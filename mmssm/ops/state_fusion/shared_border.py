@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 from torch.library import custom_op
 
+from mmssm.ops.precision import no_autocast
+
 SIDES = (-1, 0, 1)
 BLOCK = 1 << 16  # elements of a product that stays in cache while it is summed
 
@@ -148,7 +150,8 @@ def _save(ctx: FunctionCtx, inputs: tuple, output: Tensor) -> None:
 
 
 def _backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-    return *_fuse_adjoint(grad, *ctx.saved_tensors, ctx.dilations), None
+    with no_autocast(grad):
+        return *_fuse_adjoint(grad, *ctx.saved_tensors, ctx.dilations), None
 
 
 _fuse.register_autograd(_backward, setup_context=_save)
