@@ -18,7 +18,7 @@ def absence(name: str = 'triton') -> str | None:
     """Why the package of Triton cannot be used, or None."""
     spec = find_spec(name)
     if spec is None or spec.origin is None:
-        return 'triton is not installed'
+        return "triton is not installed (pip install 'triton>=3.4')"
     text = Path(spec.origin).read_text(encoding='utf-8')
     version = re.search(r'^__version__ = [\'"](\d+)\.(\d+)', text, re.MULTILINE)
     if version is None:

@@ -31,7 +31,7 @@ def test_versions(tmp_path, monkeypatch, content, words):
 
 
 def test_a_missing_package():
-    assert gpu.absence('no_such_triton') == 'triton is not installed'
+    assert gpu.absence('no_such_triton').startswith('triton is not installed')
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import pytest
 import torch
 from kernels import DEVICE, double, generator_of, gradients, kernels_of
 from parity import assert_as_exact_as_naive, assert_equal_in_double
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.library import opcheck
 
 from mmssm.ops import dispatch, selective_scan
@@ -135,6 +136,17 @@ def test_operators_are_registered_soundly():
     opcheck(torch.ops.mmssm.selective_scan_triton, inputs)
     last = [t.detach().mT.contiguous().mT.requires_grad_() for t in inputs[:2]]
     opcheck(torch.ops.mmssm.selective_scan_triton, [*last, *inputs[2:]])
+
+
+def test_gradients_have_the_strides_that_compiled_code_expects():
+    inputs = make((2, 4, 3, 1, 5), torch.float32)
+    h = torch.ops.mmssm.selective_scan_triton(*inputs)
+    given = [t.detach() for t in (torch.ones_like(h), *inputs, h)]
+    adjoint = torch.ops.mmssm.selective_scan_triton_adjoint
+    with FakeTensorMode() as mode:
+        promised = adjoint(*map(mode.from_tensor, given))
+    for real, fake in zip(adjoint(*given), promised, strict=True):
+        assert real.stride() == fake.stride()
 
 
 def test_compiled_code_keeps_the_operators_whole():

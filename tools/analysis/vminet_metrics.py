@@ -26,6 +26,7 @@ LOADERS = ('LoadImageFromFile', 'LoadImageFromWebcam', 'LoadImageFromNDArray')
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """See the description of the module."""
     args = _parse(argv)
     use_safe_loading()
     try:
@@ -87,7 +88,7 @@ def scaled(pipeline: Sequence[dict], factor: float) -> list[dict]:
     A `Resize` of the pipeline is changed; without one, one follows the loading.
     """
     steps = copy.deepcopy(list(pipeline))
-    resizes = [step for step in steps if step['type'].endswith('Resize')]
+    resizes = [step for step in steps if step['type'].split('.')[-1] == 'Resize']
     for step in resizes:
         if step.get('scale_factor'):
             step['scale_factor'] *= factor

@@ -1,4 +1,4 @@
-"""The backbones of the package and their peers from mmdet."""
+"""The backbones of the package and their peers, ConvNeXt-T among them."""
 
 from functools import partial
 from importlib.util import find_spec
@@ -62,8 +62,8 @@ def _prepare(config: dict, setting: Setting) -> Prepared:
     return prepare_network(build_backbone(config, setting.with_cp), setting)
 
 
-def _gate(config: dict) -> float:
-    return network_error(build_backbone(config))
+def _gate(config: dict, device: str) -> float:
+    return network_error(build_backbone(config), device)
 
 
 def _macs(config: dict, size: tuple[int, int]) -> int:

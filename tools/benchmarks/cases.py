@@ -53,15 +53,16 @@ class Prepared(NamedTuple):
 class Case(NamedTuple):
     """One line of a table.
 
-    name: 'group/what'.  prepare: builds it.  gate: the largest relative error against
-    the definition, in double and with gradients; None for peers from other packages.
+    name: 'group/what'.  prepare: builds it.  gate: the largest relative error on a
+    device against the definition, in double and with gradients; None for peers, which
+    have no operator of ours.
     peer: name of the case that ratios are to.  macs: multiply-accumulates for one
     image of a size, where they are counted.
     """
 
     name: str
     prepare: Callable[[Setting], Prepared]
-    gate: Callable[[], float] | None = None
+    gate: Callable[[str], float] | None = None
     peer: str | None = None
     macs: Callable[[tuple[int, int]], int] | None = None
 

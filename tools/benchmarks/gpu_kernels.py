@@ -16,7 +16,6 @@ Writes OUT.json and OUT.md.
 import argparse
 import json
 import math
-import os
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -25,6 +24,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 import torch
+from report import write_whole
 from torch import Tensor
 
 from mmssm.ops import gpu, selective_scan, state_fusion
@@ -340,14 +340,6 @@ def report(facts: dict[str, Any]) -> str:
     return '\n'.join([*head, *map(markdown_row, facts['timings']), ''])
 
 
-def write(path: Path, text: str) -> None:
-    """Under a temporary name first, so that a file is never half written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f'.{path.name}.{os.getpid()}')
-    fresh.write_text(text, encoding='utf-8')
-    os.replace(fresh, path)
-
-
 def main() -> None:
     """See the description of the module."""
     parser = argparse.ArgumentParser(
@@ -378,8 +370,10 @@ def main() -> None:
         parity=checked,
         timings=timings(clock, bandwidth),
     )
-    write(args.out.with_name(f'{args.out.name}.json'), json.dumps(facts, indent=1))
-    write(args.out.with_name(f'{args.out.name}.md'), report(facts))
+    write_whole(
+        args.out.with_name(f'{args.out.name}.json'), json.dumps(facts, indent=1)
+    )
+    write_whole(args.out.with_name(f'{args.out.name}.md'), report(facts))
     print(f'\nwritten: {args.out}.json and {args.out}.md')
 
 

@@ -72,13 +72,13 @@ def _peer(group: str, name: str, setting: Setting) -> Prepared:
     return _prepare(cfg, setting)
 
 
-def _gate(path: Path) -> float:
+def _gate(path: Path, device: str) -> float:
     """Of the backbone; heads are those of mmdet and mmseg."""
     cfg = Config.fromfile(path)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         host = cfg.model.backbone.get('host', cfg.model.backbone)
         host.drop_path_rate = 0.0  # both passes must see the same network
-        return network_error(build_backbone(cfg.model.backbone))
+        return network_error(build_backbone(cfg.model.backbone), device)
 
 
 def _prepare(cfg: Config, setting: Setting) -> Prepared:

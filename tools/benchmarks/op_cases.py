@@ -67,10 +67,10 @@ def scan_traffic(inputs: Sequence[Tensor]) -> int:
     return states + sum(x.numel() * x.element_size() for x in (u, delta, B))
 
 
-def _gate(name: str) -> float:
+def _gate(name: str, device: str) -> float:
     op = OPS[name]
     torch.manual_seed(0)
-    inputs = [_leaf(x.double()) for x in op.inputs(2, 8, 7, 9)]
+    inputs = [_leaf(x.to(device, torch.float64)) for x in op.inputs(2, 8, 7, 9)]
     fast = passed_back(lambda: op.run(*inputs), inputs)
     naive = passed_back(lambda: op.run(*inputs, backend='naive'), inputs)
     return largest_error(fast, naive)

@@ -16,14 +16,14 @@ LIMIT = 1e-10
 SIZE = (37, 45)  # of images, odd, and more than one position at stride 32
 
 
-def red_cases(cases: Iterable[Case]) -> list[str]:
-    """Print the error of each case and return the names of those over the limit."""
+def red_cases(cases: Iterable[Case], device: str) -> list[str]:
+    """Print the error of each case on the device; return those over the limit."""
     red = []
     for case in cases:
         if case.gate is None:
-            print(f'  peer   {case.name}: of another package, nothing to compare with')
+            print(f'  peer   {case.name}: has none of our operators, not compared')
             continue
-        error = case.gate()
+        error = case.gate(device)
         passed = error <= LIMIT  # false for what is not a number
         print(f'  {"passed" if passed else "FAILED"} {case.name}: error {error:.1e}')
         if not passed:
@@ -46,7 +46,9 @@ def definitions() -> Iterator[None]:
             dispatch.register(op, known)
 
 
-def network_error(model: nn.Module, size: tuple[int, int] = SIZE) -> float:
+def network_error(
+    model: nn.Module, device: str = 'cpu', size: tuple[int, int] = SIZE
+) -> float:
     """Of a backbone against itself with the naive twins of the ops.
 
     In training, with gradients, and in inference from the third image on, for which
@@ -54,12 +56,12 @@ def network_error(model: nn.Module, size: tuple[int, int] = SIZE) -> float:
     none hides what it multiplies.
     """
     torch.manual_seed(0)
-    model = copy.deepcopy(model).double()
+    model = copy.deepcopy(model).to(device, torch.float64)
     with torch.no_grad():
         for parameter in model.parameters():
             if not parameter.any():
                 parameter.normal_(std=0.1)
-    image = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
+    image = torch.randn(2, 3, *size, dtype=torch.float64).to(device).requires_grad_()
     leaves = [image, *(p for p in model.parameters() if p.requires_grad)]
     model.train()
     fast = passed_back(lambda: model(image), leaves)

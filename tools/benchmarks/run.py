@@ -251,7 +251,7 @@ def run(args: argparse.Namespace) -> int:
         print('\n'.join(cases))
         return 0
     print('parity gate')
-    red = red_cases(cases.values())
+    red = red_cases(cases.values(), args.device)
     if red:
         print(f'nothing was timed: {", ".join(red)} not as defined')
         return 1

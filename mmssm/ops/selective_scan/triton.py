@@ -310,11 +310,11 @@ def _scan(
         at = row[:, None] * delta_l + d[None, :] * delta_d
         dt = _softplus(tl.load(delta + at, mask=ld, other=0.0).to(ACC) + shift[None, :])
         at = row[:, None] * u_l + d[None, :] * u_d
-        input = dt * tl.load(u + at, mask=ld, other=0.0).to(ACC)
+        driven = dt * tl.load(u + at, mask=ld, other=0.0).to(ACC)
         at = row[:, None] * B_l + n[None, :] * B_n
         weight = tl.load(B + at, mask=seen[:, None] & state[None, :], other=0.0)
         decay = tl.exp(dt[:, None, :] * rate[None, :, :])
-        inflow = input[:, None, :] * weight.to(ACC)[:, :, None]
+        inflow = driven[:, None, :] * weight.to(ACC)[:, :, None]
         decays, states = tl.associative_scan((decay, inflow), 0, _compose)
         states += decays * carry[None, :, :]
         carry = _last(states, BLOCK_L)
@@ -426,21 +426,21 @@ def _scan_back(
             x = tl.load(delta + at, mask=ld, other=0.0).to(ACC) + shift[None, :]
             dt = _softplus(x)
             at = row[:, None] * u_l + d[None, :] * u_d
-            input = tl.load(u + at, mask=ld, other=0.0).to(ACC)
+            value = tl.load(u + at, mask=ld, other=0.0).to(ACC)
             at = row[:, None] * B_l + n[None, :] * B_n
             ln = seen[:, None] & state[None, :]
             weight = tl.load(B + at, mask=ln, other=0.0).to(ACC)
 
             # h_t = exp(dt A) h_{t-1} + dt u B: first the part through dt u B
             inflow = tl.sum(adjoint * weight[:, :, None], axis=1)  # (L, D)
-            sums = tl.sum(adjoint * (dt * input)[:, None, :], axis=2)  # (L, N)
+            sums = tl.sum(adjoint * (dt * value)[:, None, :], axis=2)  # (L, N)
             # then the part through the exponent dt A, which position 0 does not have
             at = ((batch * L + row - 1) * N * D)[:, None, None] + nd[None, :, :]
             before = tl.load(h + at, mask=lnd & (row > 0)[:, None, None], other=0.0)
             decay = tl.exp(dt[:, None, :] * rate[None, :, :])
             exponent = decay * adjoint * before
             sum_A += tl.sum(exponent * dt[:, None, :], axis=0)
-            grad_dt = tl.sum(exponent * rate[None, :, :], axis=1) + input * inflow
+            grad_dt = tl.sum(exponent * rate[None, :, :], axis=1) + value * inflow
             slope = grad_dt * _softplus_slope(x)
             sum_bias += tl.sum(tl.where(ld, slope, 0.0), axis=0)
 

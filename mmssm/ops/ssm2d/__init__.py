@@ -23,15 +23,22 @@ __all__ = ['Prepared', 'ssm2d', 'ssm2d_kernel', 'ssm2d_prepare', 'ssm2d_support'
 
 
 def _small(randn: Callable[..., Tensor]) -> tuple:
-    """Arguments for a first try."""
-    A, B = torch.sigmoid(randn(6, 2, 3)).split([4, 2])
-    return A, B, randn(2, 2, 4, 3), 19, 23
+    """Arguments for a first try: complex, and longer than the kernels go at once."""
+    A, B = torch.polar(torch.sigmoid(randn(6, 2, 3)), randn(6, 2, 3)).split([4, 2])
+    return A, B, torch.complex(randn(2, 2, 4, 3), randn(2, 2, 4, 3)), 5, 600
+
+
+def _real_and_complex(
+    A: Tensor, B: Tensor, C: Tensor, height: int, width: int, *, states: str
+) -> Tensor:
+    real = kernel_fused(A.real, B.real, C.real, height, width, states=states)
+    return torch.cat([real, kernel_fused(A, B, C, height, width, states=states)])
 
 
 _KERNELS = trial.kernels(
     'ssm2d',
-    partial(kernel_fused, states='triton'),
-    partial(kernel_fused, states='tiled'),
+    partial(_real_and_complex, states='triton'),
+    partial(_real_and_complex, states='tiled'),
     _small,
 )
 for _op, _fused, _naive in (

@@ -71,6 +71,7 @@ def state_fusion(
 def check_fusion(
     h: Tensor, kernels: Tensor, alpha: Tensor, dilations: tuple[int, ...]
 ) -> None:
+    """Raise ValueError for arguments of `state_fusion` that do not fit."""
     if h.dim() != 4 or 0 in h.shape:
         raise ValueError(
             f'h has shape {tuple(h.shape)}; expected (B, C, H, W) with no zero'
@@ -83,5 +84,7 @@ def check_fusion(
         )
     if alpha.shape != (count,):
         raise ValueError(f'alpha has shape {tuple(alpha.shape)}; expected ({count},)')
-    if min(dilations) < 1:
-        raise ValueError(f'dilations are {dilations}; expected integers from 1')
+    if not dilations or min(dilations) < 1:
+        raise ValueError(
+            f'dilations are {dilations}; expected one or more integers from 1'
+        )
