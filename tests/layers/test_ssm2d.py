@@ -10,7 +10,7 @@ from parity import assert_equal_in_double
 
 from mmssm import ssm2d_names
 from mmssm.layers.ssm2d import SSM2D
-from mmssm.ops.ssm2d import ssm2d_kernel
+from mmssm.ops.ssm2d import plan, ssm2d_kernel
 
 CASES = [
     (complex_states, directions)
@@ -156,7 +156,8 @@ def change_the_kernel_size(layer, x):
         change_the_kernel_size,
     ],
 )
-def test_kept_kernels_are_never_stale(change):
+def test_kept_kernels_are_never_stale(change, monkeypatch):
+    monkeypatch.setattr(plan, 'SMALL', 0)  # tolerances count on small maps too
     torch.manual_seed(0)
     layer, x = SSM2D(6, 3, skip=True), torch.randn(2, 6, 9, 7)
     before = kept(layer, x)

@@ -107,3 +107,9 @@ def test_small_budgets_change_nothing(monkeypatch):
         monkeypatch.setattr(plan, 'CPU', budget)
         for actual, wanted in zip(results(), expected, strict=True):
             assert_equal_in_double(actual, wanted)
+
+
+def test_small_maps_keep_all_taps():
+    inputs = make()
+    x = torch.randn(1, 4, 32, 32, dtype=torch.float64)
+    assert torch.equal(ssm2d(x, *inputs, tolerance=0.1), ssm2d(x, *inputs))

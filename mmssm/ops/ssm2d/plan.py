@@ -1,5 +1,6 @@
 """How the work of a filter is divided: groups of SSMs, then chunks of channels."""
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ from mmssm.ops.ssm2d.folding import fast_length
 from mmssm.ops.ssm2d.support import supports
 
 Size = tuple[int, int]
+SMALL = 32**2  # cells up to which a bound of the reach costs more than it saves
 
 
 class Budget(NamedTuple):
@@ -75,7 +77,7 @@ def groups(
     A: Tensor, B: Tensor, C: Tensor, plan: Plan, map_size: Size
 ) -> Iterator[Group]:
     """SSMs that are computed together: their states fit and their reach is similar."""
-    if plan.tolerance > 0:
+    if plan.tolerance > 0 and math.prod(plan.size) > SMALL:
         sizes = supports(A, B, C, plan.size, plan.tolerance)
     else:
         sizes = [plan.size] * A.shape[1]
