@@ -9,10 +9,15 @@ import torch
 from torch import Tensor
 
 
+def precision(*tensors: Tensor) -> torch.dtype:
+    """float64 if any of the tensors, or its real part, is, float32 otherwise."""
+    double = any(t.real.dtype == torch.float64 for t in tensors)
+    return torch.float64 if double else torch.float32
+
+
 def wide(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """The tensors in one dtype: float64 if any of them is, float32 otherwise."""
-    double = any(t.dtype == torch.float64 for t in tensors)
-    dtype = torch.float64 if double else torch.float32
+    """The tensors in one dtype, that of `precision`."""
+    dtype = precision(*tensors)
     return tuple(t.to(dtype) for t in tensors)
 
 

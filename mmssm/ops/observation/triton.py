@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 from torch.library import custom_op
 
+from mmssm.ops.precision import precision
 from mmssm.ops.state_fusion.triton import (
     cells,
     channels,
@@ -21,7 +22,6 @@ from mmssm.ops.state_fusion.triton import (
     gather,
     offsets,
     patches,
-    precision,
     read,
     runs,
     stencil,

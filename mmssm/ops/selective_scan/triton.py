@@ -22,6 +22,8 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 from torch.library import custom_op
 
+from mmssm.ops.precision import precision
+
 TILE = 2048  # numbers of a tile: 16 for each thread of 4 warps
 TILE_ADJOINT = 1024  # where more of them are alive at a time
 CHANNELS = 32  # 128 bytes of float32, one transaction of a warp
@@ -464,11 +466,10 @@ def _empty_states(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor
 ) -> Tensor:
     """(B, L, N, D), in the precision of the result."""
-    double = torch.float64 in {t.dtype for t in (u, delta, A, B, delta_bias)}
     batch, channels, length = u.shape
     return torch.empty(
         (batch, length, A.shape[1], channels),
-        dtype=torch.float64 if double else torch.float32,
+        dtype=precision(u, delta, A, B, delta_bias),
         device=u.device,
     )
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mmssm.ops import dispatch, trial
-from mmssm.ops.precision import no_autocast
+from mmssm.ops.precision import no_autocast, precision
 from mmssm.ops.ssm2d.filters import (
     Prepared,
     align,
@@ -192,13 +192,8 @@ def _crop(
 
 def _wide(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
     """A, B, C and skip in the precision of the result."""
-    given = [t for t in tensors if t is not None]
-    double = any(t.real.dtype == torch.float64 for t in given)
-    real, pair = (
-        (torch.float64, torch.complex128)
-        if double
-        else (torch.float32, torch.complex64)
-    )
+    real = precision(*(t for t in tensors if t is not None))
+    pair = torch.complex128 if real == torch.float64 else torch.complex64
     return tuple(
         None if t is None else t.to(pair if t.is_complex() else real)
         for t in tensors[-4:]

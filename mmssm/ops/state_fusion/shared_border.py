@@ -6,7 +6,7 @@ reversed taps; for the adjoint of a dilated one libraries take ten times as long
 the inputs are saved.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -35,8 +35,11 @@ def scaled_taps(kernels: Tensor, alpha: Tensor) -> Tensor:
 def fuse(h: Tensor, taps: Tensor, dilations: Sequence[int]) -> Tensor:
     """Sum over all taps: (B, C, H, W), (K, C, 1, 3, 3) -> (B, C, H, W); no autograd."""
     bordered = _add_border(_channels_last(h), max(dilations))
+    _, _, height, width = bordered.shape
     mixed = None
-    for w, d, view in _views(bordered, taps, dilations):
+    for w, d in zip(taps, dilations, strict=True):
+        unused = max(dilations) - d
+        view = bordered[:, :, unused : height - unused, unused : width - unused]
         near = F.conv2d(view, w, dilation=d, groups=h.shape[1])
         mixed = near if mixed is None else mixed.add_(near)
     return _channels_last(mixed)
@@ -54,16 +57,6 @@ def fuse_adjoint(
         back = F.conv2d(padded, w, padding=d, dilation=d, groups=h.shape[1])
         grad_bordered = back if grad_bordered is None else grad_bordered.add_(back)
     return _border_adjoint(grad_bordered, reach), grad_taps
-
-
-def _views(
-    bordered: Tensor, taps: Tensor, dilations: Sequence[int]
-) -> Iterator[tuple[Tensor, int, Tensor]]:
-    """Taps, dilation, and the part of the bordered map that they read."""
-    _, _, height, width = bordered.shape
-    for w, d in zip(taps, dilations, strict=True):
-        unused = max(dilations) - d
-        yield w, d, bordered[:, :, unused : height - unused, unused : width - unused]
 
 
 def _channels_last(maps: Tensor) -> Tensor:

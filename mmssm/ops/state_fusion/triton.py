@@ -22,6 +22,8 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 from torch.library import custom_op
 
+from mmssm.ops.precision import precision
+
 PATCH = (8, 16)  # cells; with a reach of 5 a program reads 18 x 26 of them
 TILE = 1024  # numbers of a tile: 4 for each thread of 8 warps; with more, they spill
 PROGRAMS = 1024  # several for each multiprocessor of a large GPU
@@ -101,15 +103,9 @@ def taps_adjoint(sums: Tensor, kernels: Tensor, alpha: Tensor) -> tuple[Tensor, 
     grad_alpha = (grad * kernels).flatten(1).sum(1)
     grad_kernels = grad * alpha[:, None, None, None, None]
     return (
-        grad_kernels.to(kernels.dtype, memory_format=torch.contiguous_format),
+        grad_kernels.to(kernels.dtype).contiguous(),
         grad_alpha.to(alpha.dtype),
     )
-
-
-def precision(*tensors: Tensor) -> torch.dtype:
-    """Of the sums and of the result."""
-    double = torch.float64 in {t.dtype for t in tensors}
-    return torch.float64 if double else torch.float32
 
 
 def runs(h: Tensor) -> tuple[int, int]:
