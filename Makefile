@@ -29,7 +29,7 @@ setup:
 	  echo "$$('$(PYTHON)' --version 2>&1) is too old; 3.10 or newer is needed." \
 	    'Fix: make PYTHON=python3.11, or another that is installed.'; \
 	  exit 1; }
-	@'$(PYTHON)' tools/misc/bootstrap.py --stack '$(STACK)' --torch '$(TORCH)'
+	@'$(PYTHON)' tools/environment/bootstrap.py --stack '$(STACK)' --torch '$(TORCH)'
 
 demo: setup
 	@$(RUN) tools/demo.py $(if $(MODEL),--model '$(MODEL)') $(ARGS)
@@ -39,7 +39,7 @@ test: setup
 	  status=$$?; echo $$status > $(VENV)/pytest.status; exit $$status
 
 doctor: setup
-	@$(RUN) -m mmssm.doctor $(ARGS)
+	@$(RUN) -m mmssm.openmmlab.doctor $(ARGS)
 
 lint: setup
 	@$(RUN) -m ruff check .

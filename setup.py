@@ -57,9 +57,9 @@ setup(
     extras_require={name: requirements(name) for name in ('onedl', 'openmmlab', 'dev')},
     entry_points={
         'console_scripts': [
-            'mmssm-train = mmssm.cli:train',
-            'mmssm-test = mmssm.cli:test',
-            'mmssm-doctor = mmssm.cli:doctor',
+            'mmssm-train = mmssm.openmmlab.cli:train',
+            'mmssm-test = mmssm.openmmlab.cli:test',
+            'mmssm-doctor = mmssm.openmmlab.cli:doctor',
         ]
     },
     classifiers=[

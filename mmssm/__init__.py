@@ -12,7 +12,7 @@ __all__ = ['fuse_for_inference']
 def __getattr__(name: str) -> object:
     """Import on first use: `mmssm-doctor` must run where torch does not."""
     if name == 'fuse_for_inference':
-        from mmssm.fuse import fuse_for_inference
+        from mmssm.export.fuse import fuse_for_inference
 
         return fuse_for_inference
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -14,11 +14,11 @@ MODELS = Registry(
     'model', parent=MMENGINE_MODELS, scope='mmssm', locations=['mmssm.backbones']
 )
 HOOKS = Registry(
-    'hook', parent=MMENGINE_HOOKS, scope='mmssm', locations=['mmssm.engine']
+    'hook', parent=MMENGINE_HOOKS, scope='mmssm', locations=['mmssm.openmmlab.engine']
 )
 OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     'optimizer wrapper constructor',
     parent=MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS,
     scope='mmssm',
-    locations=['mmssm.engine'],
+    locations=['mmssm.openmmlab.engine'],
 )

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmssm.backbones.places import Mix
+from mmssm.hosts.places import Mix
 from mmssm.registry import MODELS
 
 SWIN = dict(

@@ -13,10 +13,10 @@ LAYERS = {
     'ops': {'mmssm.ops', 'torch', 'triton'},
     'layers': {'mmssm.layers', 'mmssm.ops', 'torch'},
     # Reports on environments in which nothing else imports.
-    'doctor': {'mmssm.doctor'},
+    'doctor': {'mmssm.openmmlab.doctor'},
 }
 # Modules above the backbones, which the backbones must not know.
-UPPER = {'mmssm.cli', 'mmssm.engine', 'mmssm.doctor'}
+UPPER = {'mmssm.openmmlab.cli', 'mmssm.openmmlab.engine', 'mmssm.openmmlab.doctor'}
 
 
 def imported(path: Path) -> list[str]:
@@ -101,7 +101,7 @@ def test_every_op_has_its_definition_and_its_test():
         ('layers/mlp.py', 'from mmssm.backbones.vminet import VMINet'),
         ('layers/mlp.py', 'from mmssm.opsy import scan'),
         ('doctor/facts.py', 'import torch'),
-        ('backbones/swin.py', 'from mmssm.engine import hooks'),
+        ('backbones/swin.py', 'from mmssm.openmmlab.engine import hooks'),
     ],
 )
 def test_an_upward_import_is_found(tmp_path: Path, file: str, line: str):

@@ -59,7 +59,7 @@ def in_mim(wheel: zipfile.ZipFile) -> set[str]:
 def test_a_wheel_holds_the_configs_and_tools(tree: Path, tmp_path: Path):
     wheel = wheel_of(tree, tmp_path / 'wheels')
     assert in_mim(wheel) == originals(tree)
-    assert {'mmssm/ops/__init__.py', 'mmssm/doctor/facts.py'} <= set(wheel.namelist())
+    assert {'mmssm/ops/__init__.py', 'mmssm/openmmlab/doctor/facts.py'} <= set(wheel.namelist())
     assert not [name for name in wheel.namelist() if name.startswith('tests')]
 
 
@@ -85,7 +85,7 @@ def test_the_metadata(tree: Path, tmp_path: Path):
     assert 'onedl-mmcv==2.3.6; extra == "onedl"' in required
     scripts = wheel.read(f'{info}/entry_points.txt').decode()
     for name in ('train', 'test', 'doctor'):
-        assert f'mmssm-{name} = mmssm.cli:{name}' in scripts
+        assert f'mmssm-{name} = mmssm.openmmlab.cli:{name}' in scripts
     namespace: dict[str, str] = {}
     line = (ROOT / 'mmssm/__init__.py').read_text().split('__version__')[1].split('\n')
     exec(f'version {line[0]}', namespace)

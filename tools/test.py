@@ -2,7 +2,7 @@
 """Evaluate a checkpoint: python tools/test.py CONFIG CHECKPOINT [options]."""
 
 try:
-    from mmssm.cli import test
+    from mmssm.openmmlab.cli import test
 except ModuleNotFoundError as error:
     raise SystemExit(
         f'tools/test.py: the module {error.name} is not installed; run '

@@ -2,7 +2,7 @@
 """Train a detector or a segmenter: python tools/train.py CONFIG [options]."""
 
 try:
-    from mmssm.cli import train
+    from mmssm.openmmlab.cli import train
 except ModuleNotFoundError as error:
     raise SystemExit(
         f'tools/train.py: the module {error.name} is not installed; run '

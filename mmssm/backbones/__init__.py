@@ -4,7 +4,7 @@ from mmssm.backbones.convnext import ConvNeXt
 from mmssm.backbones.hierarchical import HierarchicalBackbone
 from mmssm.backbones.mega import Mega
 from mmssm.backbones.spatial_mamba import SpatialMamba
-from mmssm.backbones.ssm2d_host import SSM2DHost
+from mmssm.hosts.ssm2d_host import SSM2DHost
 from mmssm.backbones.vminet import VMINet
 
 __all__ = [

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmssm.backbones.recompute import recompute
-from mmssm.checkpoint import compare, load_weights, read_weights
+from mmssm.weights.files import compare, load_weights, read_weights
 
 
 class Stage(nn.Module):
@@ -51,7 +51,7 @@ class HierarchicalBackbone(BaseModule):
     norm_eval: keep every batch norm in evaluation mode while training.
     init_cfg: mmengine's; `dict(type='Pretrained', checkpoint=FILE)` also takes the
     official file of the family, and `key`, `prefix`, `allow_missing` and
-    `allow_unexpected` of `mmssm.checkpoint.read_weights` and `load_weights`.
+    `allow_unexpected` of `mmssm.weights.files.read_weights` and `load_weights`.
 
     `channels` and `strides` describe the outputs, in the order of out_indices.
     Raises ValueError for out_indices or frozen_stages outside the stages.

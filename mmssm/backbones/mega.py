@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mmssm.backbones.arch import Arch, read_arch
 from mmssm.backbones.hierarchical import HierarchicalBackbone, Stage, drop_path_rates
-from mmssm.backbones.pyramid import STRIDES, crop, pyramid_level
+from mmssm.hosts.pyramid import STRIDES, crop, pyramid_level
 from mmssm.layers import (
     SSM2D,
     ChannelNorm,

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmssm.ops.precision import no_autocast, wide
-from mmssm.ops.ssm2d.folding import fast_length
+from mmssm.ops.filter.folding import fast_length
 
 
 class ExponentialMovingAverage(nn.Module):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mmssm.layers.channel_norm import ChannelNorm
-from mmssm.ops.ssm2d import Prepared, ssm2d, ssm2d_kernel, ssm2d_prepare
+from mmssm.ops.filter import Prepared, ssm2d, ssm2d_kernel, ssm2d_prepare
 
 
 class _Kept:

@@ -21,16 +21,16 @@ Letters used in signatures and shapes, with the papers' symbols:
 """
 
 from mmssm.ops.observation import observe
-from mmssm.ops.selective_scan import selective_scan
-from mmssm.ops.separable_attention import (
+from mmssm.ops.scan import selective_scan
+from mmssm.ops.attention import (
     mixing_matrix,
     mixing_rank,
     resample_positions,
     separable_attention,
     windowed_separable_attention,
 )
-from mmssm.ops.ssm2d import ssm2d, ssm2d_kernel, ssm2d_prepare, ssm2d_support
-from mmssm.ops.state_fusion import merge_kernels, state_fusion
+from mmssm.ops.filter import ssm2d, ssm2d_kernel, ssm2d_prepare, ssm2d_support
+from mmssm.ops.fusion import merge_kernels, state_fusion
 
 __all__ = [
     'merge_kernels',

@@ -11,7 +11,7 @@ from parity import DOUBLE, assert_equal_in_double
 from torch import nn
 
 from mmssm.backbones import VMINet
-from mmssm.checkpoint import from_official, save_file
+from mmssm.weights.files import from_official, save_file
 from mmssm.layers.separable_attention import RESAMPLE
 
 TINY = {'channels': 8, 'depths': (1, 1, 2, 1), 'expand': 2}

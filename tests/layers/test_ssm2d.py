@@ -10,7 +10,7 @@ from parity import assert_equal_in_double
 
 from mmssm import ssm2d_names
 from mmssm.layers.ssm2d import SSM2D
-from mmssm.ops.ssm2d import plan, ssm2d_kernel
+from mmssm.ops.filter import plan, ssm2d_kernel
 
 CASES = [
     (complex_states, directions)

@@ -9,7 +9,7 @@ from torch.library import opcheck
 
 from mmssm.ops import observe
 from mmssm.ops.observation import shared_border
-from mmssm.ops.state_fusion.shared_border import scaled_taps
+from mmssm.ops.fusion.shared_border import scaled_taps
 
 SIZES = [(7, 9), (14, 14), (1, 1), (1, 8), (3, 2), (13, 5)]
 

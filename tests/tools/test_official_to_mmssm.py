@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mmssm.backbones import SpatialMamba
-from mmssm.checkpoint import load_file, save_file
+from mmssm.weights.files import load_file, save_file
 
 TOOL = Path(__file__).parents[2] / 'tools/model_converters/official_to_mmssm.py'
 

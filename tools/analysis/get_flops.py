@@ -5,7 +5,7 @@
 
 One image of height and width --shape goes through the model, by default 800 x 1280 for
 a detector and 512 x 2048 for a segmenter, as in the published tables.  A multiplication
-with its addition counts one; `mmssm.flops` has the formulas of the operators.  A
+with its addition counts one; `mmssm.analysis.flops` has the formulas of the operators.  A
 two-stage detector is counted with as many proposals as its config allows.
 """
 
@@ -20,8 +20,8 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
-from mmssm.engine.configs import DETECTION, read_config, task_scope
-from mmssm.flops import Count, count_macs, counting
+from mmssm.openmmlab.engine.configs import DETECTION, read_config, task_scope
+from mmssm.analysis.flops import Count, count_macs, counting
 
 SHAPES = {'mmdet': (800, 1280), 'mmseg': (512, 2048)}
 

@@ -16,9 +16,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from mmengine.config import Config, DictAction
 
-from mmssm.engine import configs, running
-from mmssm.engine.checkpoints import read_checkpoint, use_safe_loading
-from mmssm.engine.errors import UserError
+from mmssm.openmmlab.engine import configs, running
+from mmssm.openmmlab.engine.checkpoints import read_checkpoint, use_safe_loading
+from mmssm.openmmlab.engine.errors import UserError
 from mmssm.layers.separable_attention import RESAMPLE
 
 NO_CONTEXT = 'no context'

@@ -10,7 +10,7 @@ from parity_gate import network_error
 from torch import nn
 
 # A revision that --base names may lack the counter.
-COUNTED = find_spec('mmssm.flops') is not None
+COUNTED = find_spec('mmssm.analysis.flops') is not None
 REFERENCE = 'swin-t'
 SWIN = dict(type='mmdet.SwinTransformer', drop_path_rate=0.0)
 PEERS = {
@@ -67,6 +67,6 @@ def _gate(config: dict, device: str) -> float:
 
 
 def _macs(config: dict, size: tuple[int, int]) -> int:
-    from mmssm.flops import count_macs
+    from mmssm.analysis.flops import count_macs
 
     return count_macs(build_backbone(config), (1, 3, *size)).total

@@ -28,7 +28,7 @@ from report import write_whole
 from torch import Tensor
 
 from mmssm.ops import gpu, selective_scan, state_fusion
-from mmssm.ops.ssm2d.bank import STATES
+from mmssm.ops.filter.kernels import STATES
 
 DOUBLE = 1e-10
 FLOOR = 2e-6  # of float32: exp of a GPU errs by units, by more for large arguments

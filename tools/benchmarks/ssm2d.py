@@ -44,7 +44,7 @@ from parity_gate import LIMIT, network_error
 from torch import Tensor, nn
 
 from mmssm.layers.ssm2d import SSM2D
-from mmssm.ops.ssm2d import ssm2d
+from mmssm.ops.filter import ssm2d
 
 SIZES = ('8x8', '16x16', '32x32', '64x64', '128x128', '200x334')
 IMAGES = ('512x512x2', '800x1333x1')

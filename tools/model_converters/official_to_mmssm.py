@@ -16,7 +16,7 @@ from pathlib import Path
 import mmssm
 from mmssm import backbones
 from mmssm.backbones import HierarchicalBackbone
-from mmssm.checkpoint import (
+from mmssm.weights.files import (
     FAMILIES,
     compare,
     detect_family,
@@ -56,7 +56,7 @@ def backbone_class(family: str) -> type[HierarchicalBackbone]:
             return found
     raise ValueError(
         f'weights of the family {family!r} belong to a layer or to a host of any size; '
-        'give mmssm.checkpoint.from_official(weights, family) to its load_state_dict'
+        'give mmssm.weights.files.from_official(weights, family) to its load_state_dict'
     )
 
 

@@ -8,7 +8,7 @@ from mmssm.ops import dispatch, trial
 from mmssm.ops.observation.naive import observe_naive
 from mmssm.ops.observation.shared_border import observe_shared_border
 from mmssm.ops.precision import no_autocast, widened
-from mmssm.ops.state_fusion import check_fusion
+from mmssm.ops.fusion import check_fusion
 
 __all__ = ['observe']
 

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from mmssm.ops.state_fusion.naive import state_fusion_naive
+from mmssm.ops.fusion.naive import state_fusion_naive
 
 
 def observe_naive(

@@ -12,7 +12,7 @@ from torch.autograd.function import FunctionCtx
 from torch.library import custom_op
 
 from mmssm.ops.precision import no_autocast
-from mmssm.ops.state_fusion.shared_border import fuse, fuse_adjoint, scaled_taps
+from mmssm.ops.fusion.shared_border import fuse, fuse_adjoint, scaled_taps
 
 
 def observe_shared_border(

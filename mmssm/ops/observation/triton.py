@@ -15,7 +15,7 @@ from torch.autograd.function import FunctionCtx
 from torch.library import custom_op
 
 from mmssm.ops.precision import precision
-from mmssm.ops.state_fusion.triton import (
+from mmssm.ops.fusion.triton import (
     cells,
     channels,
     constants,

@@ -1,7 +1,0 @@
-"""`python -m mmssm.doctor`."""
-
-import sys
-
-from mmssm.doctor import main
-
-sys.exit(main())

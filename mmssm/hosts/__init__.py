@@ -1,0 +1,1 @@
+"""The 2-D SSM inside networks of other packages."""

@@ -1,0 +1,1 @@
+"""The floor that speaks OpenMMLab: running, data checks, doctor, command lines."""

@@ -1,0 +1,24 @@
+"""Hooks, optimizer constructors, and what the train and test tools are made of.
+
+Importing this package registers the hooks and constructors in `mmssm.registry`.
+"""
+
+from mmssm.openmmlab.engine.checkpoint_hook import CheckpointHook
+from mmssm.openmmlab.engine.checkpoints import CheckpointFitHook
+from mmssm.openmmlab.engine.cpu import BFloat16OptimWrapper
+from mmssm.openmmlab.engine.datasets import missing_paths
+from mmssm.openmmlab.engine.errors import UserError
+from mmssm.openmmlab.engine.layer_decay import LayerDecayOptimizerConstructor
+from mmssm.openmmlab.engine.progress import ProgressHook
+from mmssm.openmmlab.engine.randomness import ResumableRandomnessHook
+
+__all__ = [
+    'BFloat16OptimWrapper',
+    'CheckpointFitHook',
+    'CheckpointHook',
+    'LayerDecayOptimizerConstructor',
+    'ProgressHook',
+    'ResumableRandomnessHook',
+    'UserError',
+    'missing_paths',
+]

@@ -1,0 +1,186 @@
+"""Reading a config, and the changes that the flags of the tools make to it."""
+
+import difflib
+import inspect
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import MODELS, DefaultScope
+
+from mmssm.openmmlab.engine.errors import UserError
+
+DETECTION, SEGMENTATION = 'mmdet', 'mmseg'
+
+
+def read_config(
+    path: str, options: Mapping[str, object] | None = None, work_dir: str | None = None
+) -> Config:
+    """The config of a file, with options of the command line merged into it.
+
+    options: 'a.b.c' -> value.  work_dir: else the config's own, else
+    work_dirs/NAME_OF_THE_CONFIG.
+    """
+    try:
+        cfg = Config.fromfile(path)
+    except FileNotFoundError as error:
+        raise UserError(f'cannot read the config {path}: {error}') from error
+    except SyntaxError as error:
+        raise UserError(f'the config {path} is not valid Python: {error}') from error
+    if options:
+        try:
+            cfg.merge_from_dict(dict(options))
+        except (KeyError, TypeError, IndexError) as error:
+            raise UserError(
+                f'--cfg-options {" ".join(options)} does not fit the config: {error}'
+            ) from error
+    cfg.work_dir = work_dir or cfg.get('work_dir') or f'work_dirs/{Path(path).stem}'
+    return cfg
+
+
+def require(cfg: Config, *keys: str) -> None:
+    """Raise UserError for keys that the config does not have or that are None."""
+    absent = [key for key in ('model', *keys) if cfg.get(key) is None]
+    if absent:
+        raise UserError(f'the config lacks {", ".join(absent)}')
+
+
+def task_scope(cfg: Config) -> str:
+    """'mmdet' or 'mmseg', whichever library the config's model belongs to."""
+    kind = str(cfg.model.get('type', ''))
+    scope = kind.split('.')[0] if '.' in kind else cfg.get('default_scope')
+    if scope not in (DETECTION, SEGMENTATION):
+        raise UserError(
+            f'the config has default_scope={cfg.get("default_scope")!r}; this option '
+            f'needs {DETECTION!r} or {SEGMENTATION!r}'
+        )
+    return scope
+
+
+def enable_amp(cfg: Config) -> None:
+    """Train in mixed precision: float16 with dynamic loss scale unless the config
+    says otherwise (`optim_wrapper.dtype=bfloat16`)."""
+    kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
+        raise UserError(
+            f'--amp needs optim_wrapper.type OptimWrapper; the config has {kind}'
+        )
+    cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+
+
+def enable_lr_scaling(cfg: Config) -> None:
+    """Scale the learning rate from the config's base batch size to the actual one."""
+    if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
+        raise UserError(
+            '--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=…) in the config'
+        )
+    cfg.auto_scale_lr.enable = True
+
+
+def enable_drawing(cfg: Config, folder: str | None, show: bool, wait: float) -> None:
+    """Draw predictions of a test: into a folder, or on the screen for `wait` s."""
+    hook = (cfg.get('default_hooks') or {}).get('visualization')
+    if hook is None:
+        raise UserError(
+            '--show and --show-dir need default_hooks.visualization in the config, '
+            "such as dict(type='DetVisualizationHook') or "
+            "dict(type='SegVisualizationHook')"
+        )
+    hook.update(draw=True, interval=1)  # every image: one mmseg skips by interval
+    if show:
+        hook['show'] = True
+        hook['wait_time'] = wait
+    if folder and task_scope(cfg) == DETECTION:
+        hook['test_out_dir'] = str(Path(folder).resolve())
+    elif folder:
+        cfg.visualizer['save_dir'] = folder
+
+
+def enable_saving(cfg: Config, out: str) -> None:
+    """Save predictions: to a pickle (detection) or a folder of maps (segmentation)."""
+    if task_scope(cfg) == SEGMENTATION:
+        for evaluator in _as_list(cfg.test_evaluator):
+            evaluator.update(output_dir=out, keep_results=True)
+        return
+    if not out.endswith(('.pkl', '.pickle')):
+        raise UserError(f'--out is {out!r}; detection needs a name ending in .pkl')
+    dump = {'type': 'mmdet.DumpDetResults', 'out_file_path': out}
+    cfg.test_evaluator = [*_as_list(cfg.test_evaluator), ConfigDict(dump)]
+
+
+def enable_tta(cfg: Config) -> None:
+    """Test with the augmentation of the config's tta_model and tta_pipeline.
+
+    A detection config without them gets flipping and mmdet's merging by NMS.
+    """
+    dataset = cfg.test_dataloader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    if task_scope(cfg) == DETECTION:
+        nms = {'type': 'nms', 'iou_threshold': 0.5}
+        merging = {'nms': nms, 'max_per_img': 100}
+        cfg.setdefault('tta_model', {'type': 'DetTTAModel', 'tta_cfg': merging})
+        cfg.setdefault('tta_pipeline', _flipping(dataset.pipeline))
+    absent = [key for key in ('tta_model', 'tta_pipeline') if key not in cfg]
+    if absent:
+        raise UserError(f'--tta needs {" and ".join(absent)} in the config')
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+    dataset.pipeline = cfg.tta_pipeline
+
+
+def check_backbones(cfg: Config) -> None:
+    """Raise UserError for a key that the backbone's constructor does not take."""
+    scope = cfg.get('default_scope') or 'mmengine'
+    with DefaultScope.overwrite_default_scope(scope):
+        for key, backbone in _backbones(cfg.get('model'), 'model'):
+            kind = backbone.get('type')
+            built = MODELS.get(kind) if isinstance(kind, str) else kind
+            if not inspect.isclass(built):
+                continue  # mmengine names what it does not find
+            parameters = inspect.signature(built).parameters
+            if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+                continue
+            unknown = [n for n in backbone if n not in parameters and n != 'type']
+            if unknown:
+                raise UserError(_unknown_key(key, kind, unknown[0], list(parameters)))
+
+
+def _as_list(evaluators: dict | list[dict]) -> list[dict]:
+    return [evaluators] if isinstance(evaluators, Mapping) else list(evaluators)
+
+
+def _unknown_key(key: str, kind: object, name: str, accepted: list[str]) -> str:
+    close = difflib.get_close_matches(name, accepted, n=1)
+    hint = f' Did you mean {close[0]}?' if close else ''
+    return (
+        f'{key}.{name}: {kind} has no argument {name!r}.{hint} '
+        f'It takes {", ".join(accepted)}'
+    )
+
+
+def _backbones(node: object, key: str) -> Iterator[tuple[str, Mapping]]:
+    if not isinstance(node, Mapping):
+        return
+    for name, part in node.items():
+        if name == 'backbone' and isinstance(part, Mapping):
+            yield f'{key}.{name}', part
+        else:
+            yield from _backbones(part, f'{key}.{name}')
+
+
+def _flipping(pipeline: list[dict]) -> list[dict]:
+    """The pipeline of a test with its last step, packing, done twice: flipped too."""
+    meta_keys = (
+        'img_id',
+        'img_path',
+        'ori_shape',
+        'img_shape',
+        'scale_factor',
+        'flip',
+        'flip_direction',
+    )
+    flips = [{'type': 'RandomFlip', 'prob': prob} for prob in (1.0, 0.0)]
+    pack = {'type': 'PackDetInputs', 'meta_keys': meta_keys}
+    both = {'type': 'TestTimeAug', 'transforms': [flips, [pack]]}
+    return [*pipeline[:-1], ConfigDict(both)]

@@ -1,0 +1,1 @@
+"""Algorithms for the states of the 2-D SSM; each computes the same two maps."""

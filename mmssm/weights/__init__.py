@@ -1,0 +1,1 @@
+"""Weights: reading files safely, official names, loading with a report."""

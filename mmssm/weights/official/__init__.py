@@ -1,0 +1,1 @@
+"""The names of released weights, a file for each family."""

@@ -1,0 +1,1 @@
+"""Command lines of the repository; `python -m tools.demo` and its like."""
