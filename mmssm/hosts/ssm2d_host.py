@@ -10,7 +10,7 @@ from torch.func import functional_call
 
 from mmssm.backbones.hierarchical import HierarchicalBackbone
 from mmssm.hosts.places import PLACES, Mix, find_places, published_place
-from mmssm.hosts.pyramid import STRIDES, Pyramid
+from mmssm.layers.pyramid import STRIDES, Pyramid
 from mmssm.layers import SSM2D
 from mmssm.registry import MODELS
 
