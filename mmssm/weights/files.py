@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.serialization import MAGIC_NUMBER
 
 from mmssm.weights.pickles import DamagedFile, Decoder
+from mmssm.weights.released import RELEASED
 from mmssm.weights.tensors import (
     MAKERS,
     VALUES,
@@ -42,6 +43,7 @@ DAMAGED = (
     EOFError,
     LookupError,
     MemoryError,
+    OSError,
     RuntimeError,
     TypeError,
     ValueError,
@@ -62,12 +64,11 @@ def load_file(path: str | os.PathLike) -> dict[str, object]:
     Raises FileNotFoundError, and ValueError for a file that is not a checkpoint or is
     not complete, with the reason, its size and what to do.
     """
-    if '://' in str(path):
-        from mmssm.weights.download import fetch
+    local = Path(path)
+    if '://' in str(path) or (str(path) in RELEASED and not local.is_file()):
+        from mmssm.weights.download import fetch  # which writes by this module
 
         local = fetch(path)
-    else:
-        local = Path(path)
     if not local.is_file():
         raise FileNotFoundError(
             f'no checkpoint at {str(path)!r}; download it there, or give the path of '
