@@ -135,11 +135,9 @@ def write_whole(
 
 def _umask() -> int:
     """The process's umask; asking by os.umask would change it for other threads."""
-    with open('/proc/self/status', encoding='ascii') as status:
-        for line in status:
-            if line.startswith('Umask:'):
-                return int(line.split()[1], 8)
-    return 0o022
+    status = Path('/proc/self/status')
+    found = re.search(r'Umask:\s*(\d+)', status.read_text() if status.exists() else '')
+    return int(found[1], 8) if found else 0o022
 
 
 def _read(file: BinaryIO, size: int, path: Path) -> object:
@@ -309,11 +307,13 @@ class _Stream:
 
 
 class _Bounded:
-    """Reads no more than there is, whatever length a file states."""
+    """Reads no more than there is, whatever length a file states.
+
+    It has no tell(), which `pickletools` would ask for at every opcode.
+    """
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self.readline = file.readline
-        self.tell = file.tell
         self.file = file
         self.size = size
 

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import BinaryIO
 
-MOST_OPCODES = 4_000_000  # a checkpoint has about 25 for each tensor
+MOST_OPCODES = 2_000_000  # a checkpoint has about 25 for each tensor
 MOST_KEY_BITS = 60  # integers beyond collide at will as keys
 SCALARS = (str, bytes, float, bool, type(None))
 

@@ -23,6 +23,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self):
         super().__init__(('127.0.0.1', 0), Handler)
         self.asked, self.content, self.cuts = [], CONTENT, 1
+        self.stop = threading.Event()
         self.url = f'http://127.0.0.1:{self.server_port}'
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -40,6 +41,8 @@ class Handler(BaseHTTPRequestHandler):
         if kind == 'busy' and server.cuts:
             server.cuts -= 1
             return self.send_error(503)
+        if kind == 'slow':
+            server.stop.wait(20)
         if kind == 'moved':
             self.send_response(302)
             self.send_header('Location', '/file/w.pth')
@@ -72,6 +75,7 @@ def server(tmp_path, monkeypatch):
     monkeypatch.setattr(download.time, 'sleep', lambda seconds: None)
     server = Server()
     yield server
+    server.stop.set()
     server.shutdown()
     server.server_close()
 
@@ -145,6 +149,12 @@ def test_what_cannot_be_had_says_how_to_go_on(server, kind, reason, tmp_path):
     assert f'-w.pth in the folder {folder}' in message
     assert 'init_cfg=None' in message
     assert not list(folder.glob('*.pth'))
+
+
+def test_a_silent_server_is_left(server, monkeypatch):
+    monkeypatch.setattr(download, 'TIMEOUT', 0.2)
+    with pytest.raises(DownloadError, match='timed out.*by hand as'):
+        fetch(f'{server.url}/slow/w.pth')
 
 
 def test_a_host_that_is_gone_says_how_to_go_on(server):
