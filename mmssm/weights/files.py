@@ -9,6 +9,7 @@ configuration, for instance) becomes an inert stand-in.
 
 import io
 import os
+import re
 import struct
 import tempfile
 import zipfile
@@ -302,7 +303,7 @@ class _Stream:
             _, offset, length = view[0]
             first = _count(offset) * dtype.itemsize
             part = whole.content[first : first + _count(length) * dtype.itemsize]
-            return Storage(part.clone() if first else part, dtype)
+            return Storage(part, dtype)
         return whole
 
 

@@ -126,8 +126,9 @@ def window(
     if count > max(held, MOST_REPEATED):
         raise DamagedFile(f'it has a tensor {size} that repeats {held} values')
     plain = INTEGERS.get(dtype, dtype)
+    start = storage.content.storage_offset() // dtype.itemsize  # of a storage's part
     return torch.empty(0, dtype=plain).set_(
-        storage.content.untyped_storage(), offset, size, stride
+        storage.content.untyped_storage(), start + offset, size, stride
     )
 
 
