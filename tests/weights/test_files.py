@@ -6,6 +6,7 @@ import threading
 from argparse import Namespace
 from collections import OrderedDict
 
+import hostile
 import numpy as np
 import pytest
 import torch
@@ -272,3 +273,14 @@ def test_content_is_on_the_disk_before_it_is_moved(tmp_path, monkeypatch):
     monkeypatch.setattr(os, 'replace', lambda *a: (order.append('move'), move(*a)))
     write_whole(tmp_path / 'a', b'x')
     assert order == ['sync', 'move']
+
+
+@pytest.mark.parametrize('first', [0, 1])
+def test_parts_of_an_old_storage(first, tmp_path):
+    part = b'(' + hostile.text('part') + bytes([75, first, 75, 3]) + b't'  # start, size
+    storage = hostile.storage()[:-2] + part + b'tQ'
+    tensor = hostile.tensor(storage, size=b'K\x03\x85')
+    content = hostile.struct.pack('<q4f', 4, 0, 1, 2, 3)
+    path = tmp_path / 'a.pth'
+    path.write_bytes(hostile.legacy(hostile.weights(tensor), content, ['0']))
+    assert load_file(path)['w'].tolist() == [first, first + 1, first + 2]

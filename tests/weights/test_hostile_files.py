@@ -48,6 +48,13 @@ def test_hostile_files_are_harmless(case, tmp_path):
     assert hostile.fingerprint() == before
 
 
+@pytest.mark.parametrize('form', ['zip', 'legacy'])
+def test_only_storages_may_be_outside_of_a_pickle(form, tmp_path):
+    path = hostile.write(tmp_path, 'a', hostile.CASES[f'{form}_persistent_module']())
+    with pytest.raises(ValueError, match='something outside that is no storage'):
+        load_file(path)
+
+
 @pytest.mark.parametrize('legacy', [False, True])
 def test_flipped_and_cut_files_are_read_or_named(legacy, tmp_path):
     content = {
