@@ -308,13 +308,13 @@ def bodies():
             + call('torch.serialization', '_get_layout', 'torch.sparse_coo')
             + b'('
             + tensor(
-                storage(kind='LongStorage'),
+                storage(count=2, kind='LongStorage'),
                 b'K\x00',
                 b'K\x01K\x02\x86',
                 b'K\x02K\x01\x86',
             )
             + tensor(storage(), b'K\x00', b'K\x02\x85')
-            + b'K\x00\x85tttR'
+            + b'K\x00\x85ttR'
         ),
     )
     yield (

@@ -48,10 +48,28 @@ def test_hostile_files_are_harmless(case, tmp_path):
     assert hostile.fingerprint() == before
 
 
-@pytest.mark.parametrize('form', ['zip', 'legacy'])
-def test_only_storages_may_be_outside_of_a_pickle(form, tmp_path):
-    path = hostile.write(tmp_path, 'a', hostile.CASES[f'{form}_persistent_module']())
-    with pytest.raises(ValueError, match='something outside that is no storage'):
+@pytest.mark.parametrize(
+    ('case', 'reason'),
+    [
+        ('zip_persistent_module', 'something outside that is no storage'),
+        ('legacy_persistent_module', 'something outside that is no storage'),
+        ('zip_tensor_outside', r'tensor \(255,\) outside of its storage of 4'),
+        ('zip_tensor_before', 'for sizes'),
+        ('zip_tensor_repeated', 'that repeats 4 values'),
+        ('zip_sparse_outside', 'size is inconsistent with indices'),
+        ('zip_quantised_of_floats', 'quantised tensor of torch.float32'),
+        ('zip_storage_of_another_width', 'has 16 of 32 bytes'),
+        ('zip_storage_of_a_class', 'storage of kind'),
+        ('legacy_storage_too_large', 'storage 0 of 4398046511104 bytes is cut off'),
+        ('zip_many_opcodes', 'more than 2000000 opcodes'),
+        ('zip_extension_1', 'uses EXT1'),
+        ('zip_bomb_of_a_pickle', 'would unpack to'),
+        ('zip_flipped', 'CRC'),
+    ],
+)
+def test_the_reason_is_told(case, reason, tmp_path):
+    path = hostile.write(tmp_path, 'a', hostile.CASES[case]())
+    with pytest.raises(ValueError, match=reason):
         load_file(path)
 
 
