@@ -22,7 +22,7 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self):
         super().__init__(('127.0.0.1', 0), Handler)
-        self.asked, self.content, self.cuts = [], CONTENT, 1
+        self.asked, self.starts, self.content, self.cuts = [], [], CONTENT, 1
         self.stop = threading.Event()
         self.url = f'http://127.0.0.1:{self.server_port}'
         threading.Thread(target=self.serve_forever, daemon=True).start()
@@ -34,7 +34,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         server, kind = self.server, self.path.split('/')[1]
-        server.asked.append((self.path, self.headers.get('Range')))
+        server.asked.append(self.path)
         content = server.content
         if kind == 'gone':
             return self.send_error(404)
@@ -53,6 +53,7 @@ class Handler(BaseHTTPRequestHandler):
         asked = self.headers.get('Range')
         goes_on = asked and self.headers.get('If-Range') == f'"{version}"'
         start = int(asked[len('bytes=') : -1]) if goes_on else 0
+        server.starts.append(start)
         self.send_response(206 if goes_on else 200)
         if goes_on:
             rest = f'bytes {start}-{len(content) - 1}/{len(content)}'
@@ -117,8 +118,7 @@ def test_redirects_from_https_to_http_are_refused():
 
 def test_a_download_goes_on_where_it_was_cut_off(server):
     assert fetch(f'{server.url}/cut/w.pth').read_bytes() == CONTENT
-    ranges = [asked for _, asked in server.asked]
-    assert ranges == [None, f'bytes={len(CONTENT) // 3}-']
+    assert server.starts == [0, len(CONTENT) // 3]
 
 
 def test_a_file_that_changed_meanwhile_starts_again(server, monkeypatch):
@@ -127,6 +127,7 @@ def test_a_file_that_changed_meanwhile_starts_again(server, monkeypatch):
         fetch(f'{server.url}/cut/w.pth')
     server.content = b'new' * 1000
     assert fetch(f'{server.url}/cut/w.pth').read_bytes() == server.content
+    assert server.starts == [0, 0]
 
 
 def test_a_busy_server_is_asked_again(server):
