@@ -147,7 +147,7 @@ def _place(H, W, C, bands, each, BLOCK_W: tl.constexpr, BLOCK_C: tl.constexpr):
     c = block * BLOCK_C + tl.arange(0, BLOCK_C)
     first = band * each
     last = tl.minimum(first + each, H)
-    at = batch * H * W * C + column[:, None] * C + c[None, :]
+    at = batch * H * W * C + column[:, None].to(tl.int64) * C + c[None, :]
     channel = (c < C)[None, :]
     left = channel & ((column > 0) & (column <= W))[:, None]
     here = channel & (column < W)[:, None]
@@ -201,9 +201,10 @@ def _forward(
     above = level
     current = level
     centre = tl.zeros([BLOCK_W, BLOCK_C], dtype=ACC)
+    place = at + (first - 2) * W * C
     for row in range(first - 1, last + 1):
         inside = (row >= 0) & (row < H)
-        place = at + row.to(tl.int64) * W * C
+        place += W * C
         l = tl.load(x + place - C, mask=left & inside, other=0.0).to(ACC)
         m = tl.load(x + place, mask=here & inside, other=0.0).to(ACC)
         r = tl.load(x + place + C, mask=right & inside, other=0.0).to(ACC)
@@ -268,9 +269,10 @@ def _sums(
         w7 = _tap(weight, c, 7, C, ACC, False)
         w8 = _tap(weight, c, 8, C, ACC, False)
         level = tl.load(bias + c, mask=c < C, other=0.0).to(ACC)[None, :]
+    place = at + (first - 2) * W * C
     for row in range(first - 1, last + 1):
         inside = (row >= 0) & (row < H)
-        place = at + row.to(tl.int64) * W * C
+        place += W * C
         l2 = tl.load(x + place - C, mask=left & inside, other=0.0).to(ACC)
         m2 = tl.load(x + place, mask=here & inside, other=0.0).to(ACC)
         r2 = tl.load(x + place + C, mask=right & inside, other=0.0).to(ACC)

@@ -1,7 +1,8 @@
 """The gated norm in plain torch, which keeps its inputs alone for the adjoint.
 
 The norm and the gate are computed again in the backward pass: two maps are saved in
-place of five.
+place of five.  Without one, what runs is torch's own operators alone, which can be
+exported and fused.
 """
 
 import torch
@@ -18,17 +19,23 @@ def gated_norm_recomputed(
 ) -> Tensor:
     """Same shapes as the naive twin; the result lies channels last."""
     y, z = (t.permute(0, 2, 3, 1) for t in (y, z))
-    return _gated(y, z, weight, bias, eps).permute(0, 3, 1, 2)
+    run = _gated if torch.is_grad_enabled() else _gate
+    return run(y, z, weight, bias, eps).permute(0, 3, 1, 2)
 
 
-@custom_op('mmssm::gated_norm', mutates_args=())
-def _gated(y: Tensor, z: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+def _gate(y: Tensor, z: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """y, z: (B, H, W, C)."""
     dtype = precision(y, z, weight, bias)
     normed = F.layer_norm(
         y.to(dtype), y.shape[-1:], weight.to(dtype), bias.to(dtype), eps
     )
-    return normed.mul_(F.silu(z.to(dtype))).to(z.dtype).contiguous()
+    return (normed * F.silu(z.to(dtype))).to(z.dtype)
+
+
+@custom_op('mmssm::gated_norm', mutates_args=())
+def _gated(y: Tensor, z: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """y, z: (B, H, W, C)."""
+    return _gate(y, z, weight, bias, eps).contiguous()
 
 
 @custom_op('mmssm::gated_norm_adjoint', mutates_args=())

@@ -172,7 +172,7 @@ def _backward_kernel(
     sum_bias = tl.zeros([ROWS, WIDTH], dtype=ACC)
     programs = tl.num_programs(0)
     for tile in range(tl.program_id(0), tl.cdiv(count, ROWS), programs):
-        row = tile.to(tl.int64) * ROWS + tl.arange(0, ROWS)
+        row = tile * ROWS + tl.arange(0, ROWS).to(tl.int64)
         seen = row < count
         mask = seen[:, None] & channel[None, :]
         at = row[:, None] * C + c[None, :]

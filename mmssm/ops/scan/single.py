@@ -254,7 +254,9 @@ def _scan(
     state = zero
     whole = zero + 1.0
     if not MAPS_ONLY:
-        state = _compose(product + maps, end + maps, 0, segment, 1, D, mask, zero, 8)
+        state = _compose(
+            product + maps, end + maps, 0, segment, 1, D, mask, zero, STEPS
+        )
     first = segment * length
     stop = tl.minimum(first + length, L)
     place = (batch * L + first) * D + d
@@ -345,7 +347,7 @@ def _scan_back(
     sum_bias = zero
     if not MAPS_ONLY:
         carry = _compose(
-            product + maps, end + maps, segments - 1, segment, -1, D, mask, zero, 8
+            product + maps, end + maps, segments - 1, segment, -1, D, mask, zero, STEPS
         )
     stop = segment * length - 1  # rows are visited down to the one after it
     first = tl.minimum(stop + length, L - 1)
