@@ -16,7 +16,7 @@ FORMS = [(None, True), ('silu', False), ('silu', True)]
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
     """Several bands, patches across and blocks of channels."""
-    for name, value in {'COLUMNS': 4, 'CHANNELS': 2, 'PROGRAMS': 24}.items():
+    for name, value in {'COLUMNS': 4, 'CHANNELS': 2, 'PROGRAMS': 8}.items():
         monkeypatch.setattr(kernels, name, value)
 
 
@@ -36,7 +36,7 @@ def with_grads(inputs, form, backend):
 
 
 @pytest.mark.parametrize('form', FORMS)
-@pytest.mark.parametrize('shape', [(1, 3, 9, 7), (2, 1, 1, 1), (1, 2, 3, 5)])
+@pytest.mark.parametrize('shape', [(1, 3, 9, 7), (2, 1, 1, 1)])
 def test_kernels_equal_naive(shape, form):
     inputs = make(shape)
     fast, naive = (with_grads(inputs, form, b) for b in ('triton', 'naive'))

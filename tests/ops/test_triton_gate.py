@@ -16,7 +16,7 @@ NAMES = ('out', 'y', 'z', 'weight', 'bias')
 def small_tiles(monkeypatch):
     """Several tiles for each program of the adjoint."""
     monkeypatch.setattr(gate, 'TILE', 64)
-    monkeypatch.setattr(gate, 'PROGRAMS', 3)
+    monkeypatch.setattr(gate, 'PROGRAMS', 6)
 
 
 def make(shape, dtypes=(torch.float64,) * 4):

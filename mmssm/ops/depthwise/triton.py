@@ -23,7 +23,7 @@ from mmssm.ops.precision import precision
 COLUMNS = 8
 CHANNELS = 64  # 128 bytes of bfloat16
 PROGRAMS = 2112  # 16 for each multiprocessor of a large GPU
-SIZES = ['H', 'W', 'C', 'bands', 'each']
+SIZES = ['H', 'W', 'bands', 'each']
 
 
 def depthwise_conv_triton(
@@ -313,9 +313,7 @@ def _sums(
 
 
 @_convolved.register_fake
-def _(
-    x: Tensor, weight: Tensor, bias: Tensor, silu: bool, residual: bool
-) -> Tensor:
+def _(x: Tensor, weight: Tensor, bias: Tensor, silu: bool, residual: bool) -> Tensor:
     return x.new_empty(x.shape)
 
 

@@ -46,9 +46,7 @@ def _adjoint(
     wide_y, wide_z, wide_grad, gain, shift = (
         t.to(dtype) for t in (y, z, grad, weight, bias)
     )
-    normed, mean, rstd = torch.native_layer_norm(
-        wide_y, y.shape[-1:], gain, shift, eps
-    )
+    normed, mean, rstd = torch.native_layer_norm(wide_y, y.shape[-1:], gain, shift, eps)
     grad_z = torch.ops.aten.silu_backward(normed.mul_(wide_grad), wide_z)
     grad_normed = F.silu(wide_z).mul_(wide_grad)
     grad_y, grad_weight, grad_bias = torch.ops.aten.native_layer_norm_backward(
