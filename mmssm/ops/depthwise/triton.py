@@ -205,10 +205,10 @@ def _forward(
     for row in range(first - 1, last + 1):
         inside = (row >= 0) & (row < H)
         place += W * C
-        l = tl.load(x + place - C, mask=left & inside, other=0.0).to(ACC)
-        m = tl.load(x + place, mask=here & inside, other=0.0).to(ACC)
-        r = tl.load(x + place + C, mask=right & inside, other=0.0).to(ACC)
-        done = above + l * w6 + m * w7 + r * w8
+        west = tl.load(x + place - C, mask=left & inside, other=0.0).to(ACC)
+        middle = tl.load(x + place, mask=here & inside, other=0.0).to(ACC)
+        east = tl.load(x + place + C, mask=right & inside, other=0.0).to(ACC)
+        done = above + west * w6 + middle * w7 + east * w8
         if SILU:
             done = done / (1.0 + tl.exp(-done))
         if ADD == 1:
@@ -217,9 +217,9 @@ def _forward(
         if ADD == 2:
             done += tl.load(other + place - W * C, mask=mask, other=0.0).to(ACC)
         tl.store(y + place - W * C, done, mask=mask)
-        above = current + l * w3 + m * w4 + r * w5
-        current = level + l * w0 + m * w1 + r * w2
-        centre = m
+        above = current + west * w3 + middle * w4 + east * w5
+        current = level + west * w0 + middle * w1 + east * w2
+        centre = middle
 
 
 @triton.jit(do_not_specialize=SIZES)

@@ -142,7 +142,7 @@ def _walk(
 @triton.jit
 def _log1p(e, ACC: tl.constexpr):
     """log(1 + e) for 0 <= e <= 1, to rounding relative to e."""
-    if ACC == tl.float64:
+    if tl.float64 == ACC:
         # what 1 + e loses by its rounding is added again
         rounded = 1.0 + e
         return tl.log(rounded) + (e - (rounded - 1.0)) / rounded
