@@ -7,17 +7,19 @@ import torch
 from torch import Tensor
 
 from mmssm.ops import dispatch, trial
-from mmssm.ops.precision import no_autocast, precision
-from mmssm.ops.filter.filters import (
+from mmssm.ops.filter.naive import FLIPS, ssm2d_kernel_naive, ssm2d_naive
+from mmssm.ops.filter.operator import (
+    FILTER_COST,
+    KERNEL_COST,
     Prepared,
     align,
     filter_fused,
     kernel_fused,
     prepare,
 )
-from mmssm.ops.filter.naive import FLIPS, ssm2d_kernel_naive, ssm2d_naive
 from mmssm.ops.filter.plan import Plan
 from mmssm.ops.filter.truncation import supports
+from mmssm.ops.precision import no_autocast, precision
 
 __all__ = ['Prepared', 'ssm2d', 'ssm2d_kernel', 'ssm2d_prepare', 'ssm2d_support']
 
@@ -41,9 +43,9 @@ _KERNELS = trial.kernels(
     partial(_real_and_complex, states='tiled'),
     _small,
 )
-for _op, _fused, _naive in (
-    ('ssm2d', filter_fused, ssm2d_naive),
-    ('ssm2d_kernel', kernel_fused, ssm2d_kernel_naive),
+for _op, _fused, _naive, _cost in (
+    ('ssm2d', filter_fused, ssm2d_naive, FILTER_COST),
+    ('ssm2d_kernel', kernel_fused, ssm2d_kernel_naive, KERNEL_COST),
 ):
     dispatch.register(
         _op,
@@ -53,6 +55,7 @@ for _op, _fused, _naive in (
             dispatch.Implementation('tiled', partial(_fused, states='tiled')),
             dispatch.Implementation('naive', _naive),
         ],
+        _cost,
     )
 
 
@@ -119,7 +122,7 @@ def ssm2d_prepare(
 
     Arguments as in `ssm2d`; of x the shape and the precision count.  The function does
     what `ssm2d` does, bit for bit, without gradients.  It holds about 4 numbers for
-    each of channels * H * W.
+    each of channels * H * W, and raises ValueError for maps of another shape.
     """
     _check(A, B, C, tolerance)
     _check_maps(x, C, skip)

@@ -23,7 +23,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mmssm.ops.filter.states.axes import axis_states, axis_states_adjoint
+from mmssm.ops.filter.states import axis_states, axis_states_adjoint
 
 PAIRS = 4  # of a program: 16 bytes for each cell, and many programs
 TILE = 2048  # numbers of a row at a time: 8 for each thread of 8 warps
