@@ -25,9 +25,10 @@ __all__ = ['Prepared', 'ssm2d', 'ssm2d_kernel', 'ssm2d_prepare', 'ssm2d_support'
 
 
 def _small(randn: Callable[..., Tensor]) -> tuple:
-    """Arguments for a first try: complex, and longer than the kernels go at once."""
-    A, B = torch.polar(torch.sigmoid(randn(6, 2, 3)), randn(6, 2, 3)).split([4, 2])
-    return A, B, torch.complex(randn(2, 2, 4, 3), randn(2, 2, 4, 3)), 5, 600
+    """Arguments for a first try: complex, and wider than the kernels go at once."""
+    A, B = torch.polar(torch.sigmoid(randn(6, 4, 16)), randn(6, 4, 16)).split([4, 2])
+    C = torch.complex(randn(2, 2, 64, 16), randn(2, 2, 64, 16))
+    return A, B, C, 24, 600
 
 
 def _real_and_complex(
@@ -50,7 +51,7 @@ for _op, _fused, _naive, _cost in (
     dispatch.register(
         _op,
         [
-            _KERNELS._replace(run=partial(_fused, states='triton')),
+            _KERNELS._replace(run=trial.named(_op, partial(_fused, states='triton'))),
             dispatch.Implementation('wavefront', partial(_fused, states='wavefront')),
             dispatch.Implementation('tiled', partial(_fused, states='tiled')),
             dispatch.Implementation('naive', _naive),
