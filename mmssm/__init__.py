@@ -1,18 +1,26 @@
-"""State-space vision backbones for dense prediction with OpenMMLab.
+"""State-space vision backbones for dense prediction, with PyTorch alone or OpenMMLab.
 
-`mmssm.ops`, `mmssm.layers` and `mmssm.fuse_for_inference` need torch only.  The
-registered backbones (`type='mmssm.SpatialMamba'` in a config) live in
-`mmssm.backbones` and are imported by the OpenMMLab registries when a config names them.
+Everything but `mmssm.openmmlab` and `mmssm.registry` needs torch only:
+`mmssm.create_model` builds backbones and classifiers, `mmssm.hosts.add_ssm2d` puts the
+2-D SSM into other networks, `mmssm.layers` and `mmssm.ops` are what they are made of.
+In OpenMMLab configs `type='mmssm.SpatialMamba'` and its like find the same backbones.
 """
 
+from importlib import import_module
+
 __version__ = '0.1.0'
-__all__ = ['fuse_for_inference']
+# name -> module it is imported from on first use: `mmssm-doctor` runs without torch
+_PLACES = {
+    'add_ssm2d': 'mmssm.hosts',
+    'count_macs': 'mmssm.analysis.flops',
+    'create_model': 'mmssm.zoo',
+    'fuse_for_inference': 'mmssm.export.fuse',
+    'list_models': 'mmssm.zoo',
+}
+__all__ = sorted(_PLACES)
 
 
 def __getattr__(name: str) -> object:
-    """Import on first use: `mmssm-doctor` must run where torch does not."""
-    if name == 'fuse_for_inference':
-        from mmssm.export.fuse import fuse_for_inference
-
-        return fuse_for_inference
-    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    if name not in _PLACES:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    return getattr(import_module(_PLACES[name]), name)

@@ -1,17 +1,32 @@
-"""Registries of the scope `mmssm`, children of mmengine's.
+"""The one door between the science of the package and OpenMMLab.
 
-A config of any scope reaches them with the prefix: `type='mmssm.SpatialMamba'`.
+A config of any scope reaches what stands here with the prefix `mmssm`, as in
+`type='mmssm.SpatialMamba'`: the registries are children of mmengine's, which imports
+this module when a config names the scope.  `BACKBONES` is the list of all that is
+registered from downstairs; hooks and constructors of `mmssm.openmmlab.engine` register
+themselves.
 """
 
+import logging
+
+from mmcv.cnn import build_norm_layer
+from mmengine.config import ConfigDict
+from mmengine.logging import print_log
+from mmengine.model import initialize
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import (
     OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS,
 )
 from mmengine.registry import Registry
+from torch import nn
+
+from mmssm.backbones import ConvNeXt, Mega, SpatialMamba, VMINet, hierarchical
+from mmssm.hosts import SSM2DHost, ssm2d_host
+from mmssm.layers import norms
 
 MODELS = Registry(
-    'model', parent=MMENGINE_MODELS, scope='mmssm', locations=['mmssm.backbones']
+    'model', parent=MMENGINE_MODELS, scope='mmssm', locations=['mmssm.registry']
 )
 HOOKS = Registry(
     'hook', parent=MMENGINE_HOOKS, scope='mmssm', locations=['mmssm.openmmlab.engine']
@@ -22,3 +37,29 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     scope='mmssm',
     locations=['mmssm.openmmlab.engine'],
 )
+BACKBONES = (ConvNeXt, Mega, SpatialMamba, SSM2DHost, VMINet)
+
+
+class _ToMMEngine(logging.Handler):
+    """Hands what the package logs to the logger of the run."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print_log(record.getMessage(), logger='current', level=record.levelno)
+
+
+def _build(config: dict) -> nn.Module:
+    return MODELS.build(ConfigDict(config))
+
+
+def _mmcv_norm(norm_cfg: dict, channels: int) -> nn.Module:
+    return build_norm_layer(norm_cfg, channels)[1]
+
+
+for _backbone in BACKBONES:
+    MODELS.register_module(module=_backbone)
+norms.OTHERS.append(_mmcv_norm)
+hierarchical.INITIALIZE = initialize
+ssm2d_host.BUILD = _build
+_log = logging.getLogger('mmssm')
+_log.setLevel(logging.INFO)
+_log.addHandler(_ToMMEngine())

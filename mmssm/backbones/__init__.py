@@ -1,17 +1,17 @@
-"""Registered backbones; importing this package registers them in `mmssm.registry`."""
+"""Backbones and the classifier over them; torch is all they need."""
 
+from mmssm.backbones.classifier import Classifier
 from mmssm.backbones.convnext import ConvNeXt
 from mmssm.backbones.hierarchical import HierarchicalBackbone
 from mmssm.backbones.mega import Mega
 from mmssm.backbones.spatial_mamba import SpatialMamba
-from mmssm.hosts.ssm2d_host import SSM2DHost
 from mmssm.backbones.vminet import VMINet
 
 __all__ = [
+    'Classifier',
     'ConvNeXt',
     'HierarchicalBackbone',
     'Mega',
-    'SSM2DHost',
     'SpatialMamba',
     'VMINet',
 ]

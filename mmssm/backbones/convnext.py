@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +10,6 @@ from torch import Tensor, nn
 from mmssm.backbones.arch import Arch, read_arch
 from mmssm.backbones.hierarchical import HierarchicalBackbone, Stage, drop_path_rates
 from mmssm.layers import MLP, ChannelNorm, DropPath, PatchConv
-from mmssm.registry import MODELS
 
 EPS = 1e-6
 
@@ -39,7 +39,6 @@ class ConvNeXtBlock(nn.Module):
         return x + self.drop_path(self.gamma[:, None, None] * y)
 
 
-@MODELS.register_module()
 class ConvNeXt(HierarchicalBackbone):
     """ConvNeXt, for stacks without mmpretrain.
 
@@ -59,6 +58,8 @@ class ConvNeXt(HierarchicalBackbone):
     """
 
     family = 'convnext'
+    classifier_norm = partial(nn.LayerNorm, eps=EPS)
+    norm_last = True
     zoo = {
         'tiny': {'channels': 96, 'depths': (3, 3, 9, 3)},
         'small': {'channels': 96, 'depths': (3, 3, 27, 3)},

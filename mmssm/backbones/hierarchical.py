@@ -1,15 +1,21 @@
 """The contract that all backbones of the package share."""
 
-from collections.abc import Callable, Mapping, Sequence
+import copy
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
-from mmengine.logging import print_log
-from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmssm.backbones.feature_info import FeatureInfo
 from mmssm.backbones.recompute import recompute
+from mmssm.layers import ChannelNorm
 from mmssm.weights.files import compare, load_weights, read_weights
+
+LOG = logging.getLogger(__name__)
+# What else initialises a module as its init_cfg says; None where nothing can.
+INITIALIZE: Callable[[nn.Module, object], None] | None = None
 
 
 class Stage(nn.Module):
@@ -38,7 +44,7 @@ class Stage(nn.Module):
         return x
 
 
-class HierarchicalBackbone(BaseModule):
+class HierarchicalBackbone(nn.Module):
     """stem -> stages, with a norm on every stage that is returned.
 
     stem: (B, in_channels, H, W) -> first map.  stages: one `Stage` per resolution.
@@ -59,6 +65,9 @@ class HierarchicalBackbone(BaseModule):
 
     family: str
     zoo: Mapping[str, Mapping[str, object]]
+    # of the paper's classifier, and whether it follows the mean over the map
+    classifier_norm: Callable[[int], nn.Module] = ChannelNorm
+    norm_last = False
 
     def __init__(
         self,
@@ -74,7 +83,9 @@ class HierarchicalBackbone(BaseModule):
         norm_eval: bool = False,
         init_cfg: dict | None = None,
     ) -> None:
-        super().__init__(init_cfg=init_cfg)
+        super().__init__()
+        self.init_cfg = copy.deepcopy(init_cfg)
+        self.is_init = False
         count = len(stages)
         self.out_indices = resolve_out_indices(out_indices, count)
         self.stages_in_arch = count
@@ -87,6 +98,8 @@ class HierarchicalBackbone(BaseModule):
         self.in_channels = in_channels
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
+        self.stage_channels = tuple(stage_channels)
+        self.stage_strides = tuple(stage_strides)
         self.channels = tuple(stage_channels[i] for i in self.out_indices)
         self.strides = tuple(stage_strides[i] for i in self.out_indices)
         self.stem = stem
@@ -103,34 +116,62 @@ class HierarchicalBackbone(BaseModule):
         H_i = ceil(H / stride_i); any H and W from 1.  Raises ValueError for another
         rank or number of channels and for an empty map.
         """
+        outputs = []
+        for index, y in enumerate(self.maps(x)):
+            if index in self.out_indices:
+                norm = self.out_norms[str(index)] if self.out_norms else nn.Identity()
+                outputs.append(norm(y).contiguous())
+        return tuple(outputs)
+
+    def maps(self, x: Tensor) -> Iterator[Tensor]:
+        """The map after each stage, before any norm of the outputs."""
         if x.dim() != 4 or x.shape[1] != self.in_channels or 0 in x.shape[2:]:
             raise ValueError(
                 f'{type(self).__name__} got an input of shape {tuple(x.shape)}; '
                 f'expected (B, {self.in_channels}, H, W) with H and W from 1. '
                 'in_channels of the backbone sets the number of channels'
             )
-        x = self.stem(x).contiguous(memory_format=torch.channels_last)
-        outputs = []
-        for index, stage in enumerate(self.stages):
-            x = stage(x)
-            if index in self.out_indices:
-                norm = self.out_norms[str(index)] if self.out_norms else nn.Identity()
-                outputs.append(norm(x).contiguous())
-        return tuple(outputs)
+        x = self.stem(x.contiguous(memory_format=torch.channels_last))
+        for stage in self.stages:
+            x = stage(x.contiguous(memory_format=torch.channels_last))
+            yield x
 
     def init_weights(self) -> None:
         """Load the pretrained weights of init_cfg, if it names any.
 
-        Random initialisation happens in the layers' constructors.
+        Random initialisation happens in the layers' constructors; an init_cfg of
+        another type needs OpenMMLab, whose initialisers then run.
+        Raises ValueError for one of another type where OpenMMLab is not used.
         """
         cfg = self.init_cfg
-        if not isinstance(cfg, Mapping) or cfg.get('type') != 'Pretrained':
-            super().init_weights()
-            return
-        options = {key: value for key, value in cfg.items() if key != 'type'}
-        path = options.pop('checkpoint')
-        allow_missing = options.pop('allow_missing', ())
-        allow_unexpected = options.pop('allow_unexpected', ())
+        if isinstance(cfg, Mapping) and cfg.get('type') == 'Pretrained':
+            options = {key: value for key, value in cfg.items() if key != 'type'}
+            self.load_pretrained(options.pop('checkpoint'), **options)
+        elif cfg and not self.is_init:
+            if INITIALIZE is None:
+                raise ValueError(
+                    f"init_cfg is {cfg!r}; expected dict(type='Pretrained', "
+                    "checkpoint=FILE): other types are OpenMMLab's, which "
+                    'mmssm.registry brings in'
+                )
+            INITIALIZE(self, cfg)
+        self.is_init = True
+
+    def load_pretrained(
+        self,
+        path: str,
+        *,
+        allow_missing: Sequence[str] = (),
+        allow_unexpected: Sequence[str] = (),
+        **options: str,
+    ) -> None:
+        """Load weights of this family, ours or the official ones, from a file or URL.
+
+        options: `key` and `prefix` of `weights.read_weights`.  Norms of the outputs,
+        which a classifier does not have, and stages that are not built may differ.
+        Raises FileNotFoundError; ValueError for weights that do not fit, all of them
+        named.
+        """
         weights = read_weights(path, self.family, **options)
         # a classifier has no output norms, and stages beyond the outputs are not built
         unbuilt = range(len(self.stages), self.stages_in_arch)
@@ -146,7 +187,12 @@ class HierarchicalBackbone(BaseModule):
             arch = self.arch_of(weights)
             hint = f' (these are the weights of arch={arch!r})' if arch else ''
             raise ValueError(f'{path}{hint}: {error}') from error
-        print_log(f'loaded {path}: {report}', logger='current')
+        LOG.info('loaded %s: %s', path, report)
+
+    @property
+    def feature_info(self) -> FeatureInfo:
+        """Channels and strides as timm's `features_only` models tell them."""
+        return FeatureInfo(self.stage_channels, self.stage_strides, self.out_indices)
 
     @classmethod
     def arch_of(cls, weights: Mapping[str, Tensor]) -> str | None:

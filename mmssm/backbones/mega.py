@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from mmssm.backbones.arch import Arch, read_arch
 from mmssm.backbones.hierarchical import HierarchicalBackbone, Stage, drop_path_rates
-from mmssm.hosts.pyramid import STRIDES, crop, pyramid_level
 from mmssm.layers import (
     SSM2D,
     ChannelNorm,
@@ -18,7 +17,7 @@ from mmssm.layers import (
     GatedAttention,
     PatchConv,
 )
-from mmssm.registry import MODELS
+from mmssm.layers.pyramid import STRIDES, crop, pyramid_level
 
 MIXERS = ('ssm2d', 'ema', 'none')
 
@@ -68,7 +67,6 @@ class MegaBlock(nn.Module):
         return x.permute(0, 3, 1, 2)
 
 
-@MODELS.register_module()
 class Mega(HierarchicalBackbone):
     """Mega, a transformer of one stride, with a pyramid on top.
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 
 from mmssm.backbones.arch import Arch, read_arch
@@ -15,7 +14,7 @@ from mmssm.layers import (
     DropPath,
     StructureAwareSSM,
 )
-from mmssm.registry import MODELS
+from mmssm.layers.norms import norm_factory
 
 
 class SpatialMambaBlock(nn.Module):
@@ -43,7 +42,6 @@ class SpatialMambaBlock(nn.Module):
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
-@MODELS.register_module()
 class SpatialMamba(HierarchicalBackbone):
     """Spatial-Mamba: one scan per block, neighbouring states fused by dilated kernels.
 
@@ -51,7 +49,7 @@ class SpatialMamba(HierarchicalBackbone):
     dict(channels=(64, 128, 256, 512), depths=(2, 4, 8, 4)); channels may be one int,
     doubled from stage to stage.
     drop_path_rate: of the last block; the others grow linearly from 0.
-    norm_cfg: norm of the stem and of the downsampling, 'BN' or 'SyncBN'.
+    norm_cfg: norm of the stem and of the downsampling, see `layers.norms`.
     with_cp: recompute the blocks in the backward pass to save memory.
     in_channels, out_indices, frozen_stages, norm_eval, init_cfg: see
     `HierarchicalBackbone`.
@@ -82,11 +80,7 @@ class SpatialMamba(HierarchicalBackbone):
     ) -> None:
         settings = read_arch(arch, self.zoo)
         channels, depths = settings['channels'], settings['depths']
-        norm_cfg = norm_cfg or {'type': 'BN'}
-
-        def norm(count: int) -> nn.Module:
-            return build_norm_layer(norm_cfg, count)[1]
-
+        norm = norm_factory(norm_cfg)
         rates = drop_path_rates(drop_path_rate, depths)
         stages = []
         for index, width in enumerate(channels):

@@ -3,14 +3,13 @@
 import math
 from collections.abc import Sequence
 
-from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 
 from mmssm.backbones.arch import Arch, read_arch
 from mmssm.backbones.hierarchical import HierarchicalBackbone, Stage, drop_path_rates
 from mmssm.layers import ConvNormAct, DropPath, SeparableAttention
 from mmssm.layers.conv_norm_act import NormFactory
-from mmssm.registry import MODELS
+from mmssm.layers.norms import norm_factory
 
 STEM_CHANNELS = 32
 
@@ -45,7 +44,6 @@ class VMINetBlock(nn.Module):
         return x + self.drop_path(self.project(self.act(y)))
 
 
-@MODELS.register_module()
 class VMINet(HierarchicalBackbone):
     """VMINet: separable self-attention with learned position weights, at every size.
 
@@ -57,7 +55,7 @@ class VMINet(HierarchicalBackbone):
     resample: what an input of another size does, one of 'bicubic', 'bilinear', 'area',
     'window', 'mean'; see `SeparableAttention`.
     drop_path_rate: of the last block; the others grow linearly from 0.
-    norm_cfg: every norm, 'BN' or 'SyncBN'.
+    norm_cfg: every norm, see `layers.norms`.
     with_cp: recompute the blocks in the backward pass to save memory.
     in_channels, out_indices, frozen_stages, norm_eval, init_cfg: see
     `HierarchicalBackbone`.
@@ -69,6 +67,7 @@ class VMINet(HierarchicalBackbone):
     """
 
     family = 'vminet'
+    classifier_norm = nn.BatchNorm2d
     zoo = {
         'ti': {'channels': 24, 'depths': (2, 2, 18, 2), 'expand': 2},
         'xs': {'channels': 48, 'depths': (2, 2, 18, 2), 'expand': 2},
@@ -97,10 +96,7 @@ class VMINet(HierarchicalBackbone):
             raise ValueError(f'arch has expand={expand!r}; expected an integer from 1')
         strides = [4 * 2**i for i in range(len(depths))]
         grids = _grids(train_size, strides)
-        norm_cfg = norm_cfg or {'type': 'BN'}
-
-        def norm(count: int) -> nn.Module:
-            return build_norm_layer(norm_cfg, count)[1]
+        norm = norm_factory(norm_cfg)
 
         def block(width: int, grid: tuple[int, int], rate: float) -> VMINetBlock:
             attention = SeparableAttention(width, expand, grid, resample)
