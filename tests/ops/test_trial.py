@@ -2,6 +2,8 @@
 
 import errno
 import json
+import os
+import subprocess
 import sys
 import warnings
 
@@ -296,6 +298,29 @@ def test_a_file_that_cannot_be_written_is_no_error(gpu_found, monkeypatch, tmp_p
     monkeypatch.setattr(trial, 'failure', lambda *args: None)
     assert trial.kernels('blur', square, square, make).why_not(OnGPU()) is None
     assert verdicts.find('blur', 'key of cuda:0') is None
+
+
+def test_the_file_is_where_triton_keeps_its_kernels(tmp_path):
+    code = (
+        'from mmssm.ops import verdicts\n'
+        'before = verdicts.path()\n'
+        'import triton\n'
+        'assert before == verdicts.path()\n'
+        'print(before.parent)'
+    )
+    for variable, parent in (
+        ('TRITON_CACHE_DIR', tmp_path),
+        ('TRITON_HOME', tmp_path / '.triton' / 'cache'),
+    ):
+        others = {k: v for k, v in os.environ.items() if 'TRITON' not in k}
+        run = subprocess.run(
+            [sys.executable, '-c', code],
+            env=others | {variable: str(tmp_path)},
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        assert run.stdout.strip() == str(parent)
 
 
 def test_a_poisoned_device_is_told(gpu_found, monkeypatch):
