@@ -76,20 +76,20 @@ def macs_per_module(
     row, NAME.(itself), so that the rows without rows inside them sum to the model's.
     What is used in several places, module or parameter, counts where it comes first.
     """
+    params = _own_params(dict(model.named_modules()))  # moving unties shared ones
     model = copy.deepcopy(model).to(device)
     model.eval()
     modules = dict(model.named_modules())
     with counting() as read, torch.no_grad():
         macs = _own_macs(modules, lambda: read().total)
         model(torch.zeros(shape, device=device))
-    params = _own_params(modules)
     rows = []
     for name, module in modules.items():
         inside = f'{name}.' if name else ''
-        own = (name, *(n for n in modules if n.startswith(inside)))
-        totals = [sum(of[n] for n in set(own)) for of in (params, macs)]
+        parts = {name, *(n for n in modules if n.startswith(inside))}
+        totals = [sum(of[n] for n in parts) for of in (params, macs)]
         rows.append(Row(name, type(module).__name__, *totals))
-        if len(set(own)) > 1 and (params[name] or macs[name]):
+        if len(parts) > 1 and (params[name] or macs[name]):
             rows.append(
                 Row(
                     f'{inside}(itself)', type(module).__name__, params[name], macs[name]

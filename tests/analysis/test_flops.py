@@ -111,12 +111,14 @@ def test_another_thread_computes_meanwhile():
 def test_a_warm_layer_counts_as_a_cold_one():
     layer, x = SSM2D(8).eval(), torch.randn(1, 8, 20, 25)
 
-    def count():
+    def count(times=1):
         with counting() as read, torch.no_grad():
-            layer(x)
+            for _ in range(times):
+                layer(x)
         return read()
 
     cold = count()
+    assert count(3).total == 3 * cold.total
     with torch.no_grad():
         for _ in range(3):
             layer(x)
@@ -159,6 +161,8 @@ class Mixer(nn.Module):
         self.steps = nn.ModuleList([nn.Conv2d(6, 6, 1), StateFusion(6)])
         self.filter = SSM2D(6, norm=True)
         self.again = self.steps[0]
+        self.tied = nn.Conv2d(6, 6, 1)
+        self.tied.weight = self.steps[0].weight
 
     def forward(self, x):
         for step in (*self.steps, self.filter, self.again):
@@ -174,6 +178,7 @@ def test_modules_sum_to_the_model():
     assert rows[''].params == sum(p.numel() for p in model.parameters())
     assert rows['filter'].macs == rows['filter.(itself)'].macs == total.ops['ssm2d']
     assert rows['steps.0'] == ('steps.0', 'Conv2d', 6 * 7, 2 * 2 * 35 * 36)
+    assert rows['tied'] == ('tied', 'Conv2d', 6, 0)
     assert rows['steps'].macs == rows['steps.0'].macs + rows['steps.1'].macs
     assert rows['(itself)'] == ('(itself)', 'Mixer', 36, 2 * 35 * 36)
     leaves = [
