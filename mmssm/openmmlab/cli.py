@@ -129,7 +129,7 @@ def _run(
 ) -> None:
     """Run, and end with a plain message where the user can put something right."""
     try:
-        from mmssm.openmmlab.engine.errors import UserError
+        from mmssm.openmmlab.errors import UserError
     except ModuleNotFoundError as error:
         _fail(
             f'{name}: the module {error.name} is not installed. pip install '

@@ -8,10 +8,10 @@ import sys
 
 import pytest
 import torch
-from engine import tiny, toy
+from openmmlab.engine import tiny, toy
 from PIL import Image
 
-from mmssm import cli
+from mmssm.openmmlab import cli
 
 NUMBERS = itertools.count()
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from mmssm import doctor
+from mmssm.openmmlab import doctor
 from mmssm.openmmlab.doctor.facts import PROBES, Facts, Probe, run_probe
 from mmssm.openmmlab.doctor.traps import PINS, TRAPS, judge
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 GPU = {
     'name': 'H200',
     'gigabytes': 139.0,
@@ -226,7 +226,9 @@ def test_the_exit_status_and_the_two_forms_of_the_report(
 
 
 def test_the_doctor_runs_where_nothing_is_installed():
-    code = f'import sys; sys.path.insert(0, {str(ROOT)!r}); import mmssm.openmmlab.doctor'
+    code = (
+        f'import sys; sys.path.insert(0, {str(ROOT)!r}); import mmssm.openmmlab.doctor'
+    )
     bare = [sys.executable, '-I', '-S', '-c', code]
     done = subprocess.run(bare, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

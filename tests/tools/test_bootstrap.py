@@ -12,7 +12,7 @@ import bootstrap
 import machine
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 Usage = namedtuple('Usage', 'free')
 
 

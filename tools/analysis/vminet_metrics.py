@@ -17,8 +17,8 @@ import torch
 from mmengine.config import Config, DictAction
 
 from mmssm.openmmlab.engine import configs, running
-from mmssm.openmmlab.engine.checkpoints import read_checkpoint, use_safe_loading
-from mmssm.openmmlab.engine.errors import UserError
+from mmssm.openmmlab.engine.loading import read_checkpoint, use_safe_loading
+from mmssm.openmmlab.errors import UserError
 from mmssm.layers.separable_attention import RESAMPLE
 
 NO_CONTEXT = 'no context'

@@ -23,9 +23,9 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from check_instances import check_instances
-from check_label_maps import check_label_maps
-from data_report import Report, as_tuple, some
+from mmssm.openmmlab.data_checks.instances import check_instances
+from mmssm.openmmlab.data_checks.label_maps import check_label_maps
+from mmssm.openmmlab.data_checks.report import Report, as_tuple, some
 
 LOADERS = ('train', 'val', 'test')
 
@@ -185,7 +185,7 @@ def check_evaluator(report: Report, cfg: Mapping, loader: str, leaf: Leaf) -> No
 
 def check(cfg: Mapping, samples: int | None) -> Report:
     """All checks of a config; prints what it finds."""
-    from mmssm.openmmlab.engine.datasets import missing_paths
+    from mmssm.openmmlab.engine.paths import missing_paths
 
     report = Report()
     seen: dict[str, list[str]] = {}
@@ -259,7 +259,7 @@ def main() -> None:
     from mmengine.registry import init_default_scope
 
     from mmssm.openmmlab.engine.configs import read_config
-    from mmssm.openmmlab.engine.errors import UserError
+    from mmssm.openmmlab.errors import UserError
 
     try:
         cfg = read_config(args.config, args.cfg_options)

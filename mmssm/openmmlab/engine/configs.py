@@ -8,7 +8,7 @@ from pathlib import Path
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, DefaultScope
 
-from mmssm.openmmlab.engine.errors import UserError
+from mmssm.openmmlab.errors import UserError
 
 DETECTION, SEGMENTATION = 'mmdet', 'mmseg'
 

@@ -7,10 +7,10 @@ import sys
 
 import pytest
 import torch
-from engine import toy
+from openmmlab.engine import toy
 from torch.utils.data import BatchSampler
 
-from mmssm import cli
+from mmssm.openmmlab import cli
 from mmssm.openmmlab.engine.randomness import NumberedBatches
 
 NUMBERS = itertools.count()

@@ -1,8 +1,7 @@
-"""Checkpoint files: which one to resume, how to read it, whether it fits."""
+"""Reading checkpoints of mmengine without running code, and whether they fit."""
 
 import pickle
 import re
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -15,34 +14,8 @@ from mmengine.runner import Runner
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch.distributed.fsdp import FullyShardedDataParallel
 
+from mmssm.openmmlab.errors import UserError
 from mmssm.weights.files import KeyReport, compare, detect_family, load_file, unwrap
-from mmssm.openmmlab.engine.errors import UserError
-
-
-def latest_checkpoint(folder: str | Path) -> tuple[str | None, list[str]]:
-    """The newest complete checkpoint of a work_dir, and the broken ones passed over.
-
-    First the one that mmengine noted in the file last_checkpoint, then epoch_N.pth and
-    iter_N.pth, the newest first.
-    """
-    folder = Path(folder).resolve()
-    numbered = [
-        path
-        for path in folder.glob('*.pth')
-        if re.fullmatch(r'(epoch|iter)_\d+\.pth', path.name)
-    ]
-    candidates = sorted(numbered, key=lambda p: p.stat().st_mtime, reverse=True)
-    note = folder / 'last_checkpoint'
-    noted = Path(note.read_text().strip() if note.is_file() else '')
-    if noted.name and noted.exists():
-        candidates.insert(0, noted.resolve())
-    broken = []
-    for path in dict.fromkeys(candidates):
-        # DeepSpeed writes folders; a file's zip directory stands at its very end
-        if path.is_dir() or zipfile.is_zipfile(path):
-            return str(path), broken
-        broken.append(str(path))
-    return None, broken
 
 
 def read_checkpoint(

@@ -5,12 +5,12 @@ import os
 import mmengine
 import pytest
 
-from mmssm.openmmlab.engine import storage
+from mmssm.openmmlab.engine import saving
 
 
 @pytest.fixture
 def backend():
-    return storage.AtomicBackend()
+    return saving.AtomicBackend()
 
 
 def test_written_and_read(tmp_path, backend):
@@ -43,10 +43,10 @@ def test_link_stays_a_link(tmp_path, backend):
 
 
 def test_mmengine_writes_by_it(tmp_path, monkeypatch):
-    storage.use_atomic_files()
+    saving.use_atomic_files()
     written = []
     monkeypatch.setattr(
-        storage, 'write_whole', lambda path, _: written.append(str(path))
+        saving, 'write_whole', lambda path, _: written.append(str(path))
     )
     mmengine.dump({'a': 1}, tmp_path / 'a.json')
     mmengine.dump({'a': 1}, tmp_path / 'a.pkl')
