@@ -5,15 +5,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-import check_data
 import cv2
-import make_demo_data
 import numpy as np
 import pytest
-from data_report import Report, sample, similar
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from PIL import Image
+
+from mmssm.openmmlab import data_checks
+from mmssm.openmmlab.data_checks.report import Report, sample, similar
+from tools.demo.data import make
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = dict(
@@ -25,7 +26,7 @@ CONFIGS = dict(
 @pytest.fixture
 def data(tmp_path, monkeypatch):
     """A small data set where the demo's configs look for it."""
-    make_demo_data.make(tmp_path / 'data/demo', 0, dict(train=6, val=3))
+    make(tmp_path / 'data/demo', 0, dict(train=6, val=3))
     monkeypatch.chdir(tmp_path)
     return tmp_path / 'data/demo'
 
@@ -38,7 +39,7 @@ def findings(data, capsys):
         cfg = Config.fromfile(ROOT / 'configs/demo' / CONFIGS[scope])
         cfg.merge_from_dict({k.replace('__', '.'): v for k, v in options.items()})
         with DefaultScope.overwrite_default_scope(scope):
-            report = check_data.check(cfg, samples)
+            report = data_checks.check(cfg, samples)
         return report.errors, report.warnings, capsys.readouterr().out
 
     return run

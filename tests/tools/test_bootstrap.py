@@ -8,9 +8,9 @@ import time
 from collections import namedtuple
 from pathlib import Path
 
-import bootstrap
-import machine
 import pytest
+
+from tools.environment import bootstrap, machine
 
 ROOT = Path(__file__).resolve().parents[2]
 Usage = namedtuple('Usage', 'free')

@@ -20,8 +20,8 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
-from mmssm.openmmlab.engine.configs import DETECTION, read_config, task_scope
 from mmssm.analysis.flops import Count, count_macs, counting
+from mmssm.openmmlab.engine.configs import DETECTION, read_config, task_scope
 
 SHAPES = {'mmdet': (800, 1280), 'mmseg': (512, 2048)}
 

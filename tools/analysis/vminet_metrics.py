@@ -16,10 +16,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from mmengine.config import Config, DictAction
 
+from mmssm.layers.separable_attention import RESAMPLE
 from mmssm.openmmlab.engine import configs, running
 from mmssm.openmmlab.engine.loading import read_checkpoint, use_safe_loading
 from mmssm.openmmlab.errors import UserError
-from mmssm.layers.separable_attention import RESAMPLE
 
 NO_CONTEXT = 'no context'
 LOADERS = ('LoadImageFromFile', 'LoadImageFromWebcam', 'LoadImageFromNDArray')
