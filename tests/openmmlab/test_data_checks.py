@@ -17,6 +17,8 @@ from mmssm.openmmlab.data_checks.report import Report, sample, similar
 from tools.demo.data import make
 
 ROOT = Path(__file__).parents[2]
+CODE = 'from mmssm.openmmlab.cli import check_data; check_data()'
+COMMAND = [sys.executable, '-c', CODE]
 CONFIGS = dict(
     mmdet='mask-rcnn_spatialmamba-demo_fpn_shapes.py',
     mmseg='spatialmamba-demo_upernet_shapes.py',
@@ -382,15 +384,14 @@ def test_report_counts(capsys):
     ],
 )
 def test_command_tells_by_its_exit_status(data, options, status, words):
-    command = [sys.executable, str(ROOT / 'tools/misc/check_data.py')]
-    command += [str(ROOT / 'configs/demo' / CONFIGS['mmdet']), *options]
+    command = [*COMMAND, str(ROOT / 'configs/demo' / CONFIGS['mmdet']), *options]
     done = subprocess.run(command, capture_output=True, text=True, cwd=data.parents[1])
     assert done.returncode == status, done.stderr
     assert words in done.stdout
 
 
 def test_command_refuses_an_absent_config(tmp_path):
-    command = [sys.executable, str(ROOT / 'tools/misc/check_data.py'), 'absent.py']
+    command = [*COMMAND, 'absent.py']
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 1
     assert 'absent.py' in done.stderr

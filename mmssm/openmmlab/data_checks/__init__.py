@@ -1,6 +1,6 @@
 """Look at the data of a config before hours are spent on training with it.
 
-    python tools/misc/check_data.py CONFIG [--cfg-options KEY=VALUE ...] [--all]
+    mmssm-check-data CONFIG [--cfg-options KEY=VALUE ...] [--all]
 
 For detection and instance segmentation in COCO's format, and for segmentation with
 label maps as mmseg reads them. Checked: paths; the files' structure; classes of the
@@ -13,12 +13,10 @@ pipeline itself. Existence is checked for every file, contents for an even sampl
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import inspect
 import io
 import os
-import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -244,32 +242,14 @@ def _check_overlap(report: Report, seen: Mapping[str, Sequence[str]]) -> None:
             )
 
 
-def main() -> None:
-    from mmengine.config import DictAction
-
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('config')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
-    parser.add_argument(
-        '--samples', type=int, default=200, help='files to open in each dataset (200)'
-    )
-    parser.add_argument('--all', action='store_true', help='open every file')
-    args = parser.parse_args()
-
+def run(path: str, options: Mapping[str, object] | None, samples: int | None) -> int:
+    """Check the config of a file; prints what it finds, returns the exit status."""
     from mmengine.registry import init_default_scope
 
     from mmssm.openmmlab.engine.configs import read_config
-    from mmssm.openmmlab.errors import UserError
 
-    try:
-        cfg = read_config(args.config, args.cfg_options)
-    except UserError as error:
-        sys.exit(f'check_data: {error}')
+    cfg = read_config(path, options)
     init_default_scope(cfg.get('default_scope') or 'mmengine')
-    report = check(cfg, None if args.all else args.samples)
+    report = check(cfg, samples)
     print(f'\n{report.errors} errors, {report.warnings} warnings')
-    sys.exit(1 if report.errors else 0)
-
-
-if __name__ == '__main__':
-    main()
+    return 1 if report.errors else 0

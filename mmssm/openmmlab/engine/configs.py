@@ -3,12 +3,13 @@
 import difflib
 import inspect
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, DefaultScope
 
-from mmssm.openmmlab.errors import UserError
+from mmssm.openmmlab.errors import MissingPackage, UserError
 
 DETECTION, SEGMENTATION = 'mmdet', 'mmseg'
 
@@ -34,6 +35,9 @@ def read_config(
             raise UserError(
                 f'--cfg-options {" ".join(options)} does not fit the config: {error}'
             ) from error
+    scope = cfg.get('default_scope')
+    if scope in (DETECTION, SEGMENTATION) and find_spec(scope) is None:
+        raise MissingPackage(scope)
     cfg.work_dir = work_dir or cfg.get('work_dir') or f'work_dirs/{Path(path).stem}'
     return cfg
 
