@@ -126,11 +126,13 @@ def _check_data(name: str, argv: Sequence[str] | None) -> int:
     parser.add_argument('--all', action='store_true', help='open every file')
     args = parser.parse_args(argv)
 
+    from mmssm.openmmlab.engine.configs import read_config
+
+    cfg = read_config(args.config, args.cfg_options)
+
     from mmssm.openmmlab import data_checks
 
-    return data_checks.run(
-        args.config, args.cfg_options, None if args.all else args.samples
-    )
+    return data_checks.run(cfg, None if args.all else args.samples)
 
 
 def _flops(name: str, argv: Sequence[str] | None) -> None:
@@ -151,9 +153,9 @@ def _download(name: str, argv: Sequence[str] | None) -> int | None:
     return main(argv)
 
 
-def add_config(parser: argparse.ArgumentParser) -> None:
+def add_config(parser: argparse.ArgumentParser, about: str = 'config file') -> None:
     """The arguments CONFIG and --cfg-options."""
-    parser.add_argument('config', help='config file')
+    parser.add_argument('config', help=about)
     parser.add_argument(
         '--cfg-options',
         nargs='+',

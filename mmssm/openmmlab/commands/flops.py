@@ -1,29 +1,33 @@
-"""Parameters and multiply-accumulates of a config's model and of its parts.
+"""Parameters and multiply-accumulates of a model and of its parts.
 
-    python tools/analysis/get_flops.py CONFIG
-    python tools/analysis/get_flops.py CONFIG --shape 512 512
+    mmssm-flops CONFIG [--shape 800 1280] [--cfg-options KEY=VALUE ...]
+    mmssm-flops spatial_mamba_tiny
 
-One image of height and width --shape goes through the model, by default 800 x 1280 for
-a detector and 512 x 2048 for a segmenter, as in the published tables.  A multiplication
-with its addition counts one; `mmssm.analysis.flops` has the formulas of the operators.  A
-two-stage detector is counted with as many proposals as its config allows.
+One image of height and width --shape goes through the model: by default 800 x 1280 for
+a detector and 512 x 2048 for a segmenter, as in the published tables, and 224 x 224 for
+a model of the zoo, which needs torch only.  A multiplication with its addition counts
+one; `mmssm.analysis.flops` has the formulas of the operators.  A two-stage detector is
+counted with as many proposals as its config allows.
 """
 
 import argparse
-from collections.abc import Sequence
-from typing import NamedTuple
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from mmengine.config import Config
-from mmengine.logging import MMLogger
-from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import MODELS, DefaultScope
-from torch import nn
+from torch import Tensor, nn
 
+from mmssm import zoo
 from mmssm.analysis.flops import Count, count_macs, counting
-from mmssm.openmmlab.engine.configs import DETECTION, read_config, task_scope
+from mmssm.openmmlab.cli import add_config
+from mmssm.openmmlab.errors import UserError
 
-SHAPES = {'mmdet': (800, 1280), 'mmseg': (512, 2048)}
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+SHAPES = {'mmdet': (800, 1280), 'mmseg': (512, 2048), 'zoo': (224, 224)}
 
 
 class Sizes(NamedTuple):
@@ -36,36 +40,62 @@ class Sizes(NamedTuple):
     backbone: Count
 
 
-def sizes(cfg: Config, shape: tuple[int, int] | None = None) -> Sizes:
+class OneImage(nn.Module):
+    """A detector or segmenter as a function of one image without labels."""
+
+    def __init__(self, model: nn.Module, sample: object) -> None:
+        super().__init__()
+        self.model = model
+        self.sample = sample
+
+    def forward(self, images: Tensor) -> object:
+        return self.model(images, [self.sample], mode='tensor')
+
+
+def sizes(cfg: 'Config', shape: tuple[int, int] | None = None) -> Sizes:
     """Of the model of a config; shape: (height, width)."""
-    scope = task_scope(cfg)
-    shape = shape or SHAPES[scope]
-    with DefaultScope.overwrite_default_scope(scope):
-        model = revert_sync_batchnorm(build(cfg))
-    model.eval()
+    model, shape = build(cfg, shape)
+    return measure(model, model.model.backbone, shape)
+
+
+def measure(model: nn.Module, backbone: nn.Module, shape: tuple[int, int]) -> Sizes:
+    """Of a model and of its backbone."""
     images = torch.zeros(1, 3, *shape)
     with counting() as read, torch.no_grad():
-        model(images, [_sample(scope, shape)], mode='tensor')
+        model.eval()(images)
     return Sizes(
         shape,
         _parameters(model),
-        _parameters(model.backbone),
+        _parameters(backbone),
         read(),
-        count_macs(model.backbone, images.shape),
+        count_macs(backbone, images.shape),
     )
 
 
-def build(cfg: Config) -> nn.Module:
-    """The model, which suppresses no proposal."""
+def build(
+    cfg: 'Config', shape: tuple[int, int] | None
+) -> tuple[OneImage, tuple[int, int]]:
+    """The model of a config, which suppresses no proposal, and the shape."""
+    from mmengine.logging import MMLogger
+    from mmengine.model import revert_sync_batchnorm
+    from mmengine.registry import MODELS, DefaultScope
+
+    from mmssm.openmmlab.engine.configs import task_scope
+
+    MMLogger.get_current_instance().setLevel('ERROR')
+    scope = task_scope(cfg)
+    shape = shape or SHAPES[scope]
     proposals = (cfg.model.get('test_cfg') or {}).get('rpn')
     if proposals:
         proposals.nms.iou_threshold = 1.0
-    return MODELS.build(cfg.model)
+    with DefaultScope.overwrite_default_scope(scope):
+        model = revert_sync_batchnorm(MODELS.build(cfg.model))
+    return OneImage(model, _sample(scope, shape)), shape
 
 
 def _sample(scope: str, shape: tuple[int, int]) -> object:
     """What a model reads about an image without labels."""
-    if scope == DETECTION:
+    if scope == 'mmdet':
         from mmdet.structures import DetDataSample as Sample
     else:
         from mmseg.structures import SegDataSample as Sample
@@ -77,26 +107,52 @@ def _parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def find(
+    name: str, options: Mapping[str, object] | None, shape: tuple[int, int] | None
+) -> tuple[nn.Module, nn.Module, tuple[int, int]]:
+    """The model that a config or a name stands for, its backbone, and the shape.
+
+    Raises UserError for what is neither, and for options of a name.
+    """
+    if name in zoo.MODELS:
+        if options:
+            raise UserError(f'--cfg-options change a config; {name} is a name')
+        model = zoo.create_model(name)
+        return model, model.backbone, shape or SHAPES['zoo']
+    if not name.endswith('.py') and not Path(name).is_file():
+        close = difflib.get_close_matches(name, zoo.list_models(), n=1)
+        hint = f' Did you mean {close[0]}?' if close else ''
+        raise UserError(
+            f'{name} is neither a config file nor a model.{hint} Models are '
+            f'{", ".join(zoo.list_models())}'
+        )
+    from mmssm.openmmlab.engine.configs import read_config
+
+    model, shape = build(read_config(name, options), shape)
+    return model, model.model.backbone, shape
+
+
+def main(argv: Sequence[str] | None = None, name: str | None = None) -> None:
     """See the description of the module."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=name,
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument('config')
+    add_config(parser, 'a config file, or a model of mmssm.list_models()')
     parser.add_argument('--shape', type=int, nargs=2, metavar=('HEIGHT', 'WIDTH'))
-    args = parser.parse_args(arguments)
-    MMLogger.get_current_instance().setLevel('ERROR')
-    shape = tuple(args.shape) if args.shape else None
-    found = sizes(read_config(args.config), shape)
+    args = parser.parse_args(argv)
+    if args.shape and min(args.shape) < 1:
+        raise UserError(f'--shape is {args.shape}; expected numbers from 1')
+    model, backbone, shape = find(
+        args.config, args.cfg_options, tuple(args.shape) if args.shape else None
+    )
+    found = measure(model, backbone, shape)
     print(f'one image of {found.shape[0]} x {found.shape[1]}')
-    for name, parameters, count in (
+    for part, parameters, count in (
         ('model', found.parameters, found.model),
         ('backbone', found.backbone_parameters, found.backbone),
     ):
-        print(f'{name:22}{parameters / 1e6:9.2f} M {count.total / 1e9:10.3f} G')
+        print(f'{part:22}{parameters / 1e6:9.2f} M {count.total / 1e9:10.3f} G')
         for op, macs in count.ops.items():
             print(f'  {op:20}{"":11} {macs / 1e9:10.3f} G')
-
-
-if __name__ == '__main__':
-    main()

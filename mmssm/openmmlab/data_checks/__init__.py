@@ -242,13 +242,13 @@ def _check_overlap(report: Report, seen: Mapping[str, Sequence[str]]) -> None:
             )
 
 
-def run(path: str, options: Mapping[str, object] | None, samples: int | None) -> int:
-    """Check the config of a file; prints what it finds, returns the exit status."""
+def run(cfg: Mapping, samples: int | None) -> int:
+    """Check a config; prints what it finds, returns the exit status of the command.
+
+    samples: how many files of each dataset to open, None for all.
+    """
     from mmengine.registry import init_default_scope
 
-    from mmssm.openmmlab.engine.configs import read_config
-
-    cfg = read_config(path, options)
     init_default_scope(cfg.get('default_scope') or 'mmengine')
     report = check(cfg, samples)
     print(f'\n{report.errors} errors, {report.warnings} warnings')

@@ -62,19 +62,25 @@ def use_safe_loading() -> None:
     CheckpointLoader.register_scheme('', load_from_local, force=True)
 
 
+# what the commands offer for a checkpoint that fits in part
+LENIENT = '--lenient-keys'
+START_FROM = '--cfg-options load_from=FILE, without --resume,'
+
+
 class CheckpointFitHook(Hook):
     """Compares a checkpoint with the model before mmengine loads it.
 
     mmengine itself loads what fits and only writes the rest to the log.
 
     strict: differing keys raise UserError; else they are logged, and only a
-    checkpoint that fits nowhere raises.
+    checkpoint that fits nowhere raises.  advice: how to load what fits all the same.
     """
 
     priority = 'LOWEST'
 
-    def __init__(self, strict: bool = True) -> None:
+    def __init__(self, strict: bool = True, advice: str = LENIENT) -> None:
         self.strict = strict
+        self.advice = advice
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         if isinstance(runner.model, FullyShardedDataParallel):
@@ -102,7 +108,7 @@ class CheckpointFitHook(Hook):
         if self.strict or fitting <= 0:
             raise UserError(
                 f'{message}\nUse the config that the checkpoint was trained with'
-                + (', or --lenient-keys to load what fits' if fitting > 0 else '')
+                + (f', or {self.advice} to load what fits' if fitting > 0 else '')
             )
         runner.logger.warning(message)
 

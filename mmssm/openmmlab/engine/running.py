@@ -13,6 +13,7 @@ from mmssm.openmmlab.engine import configs
 from mmssm.openmmlab.engine.cpu import adapt_to_cpu
 from mmssm.openmmlab.engine.distributed import process_group
 from mmssm.openmmlab.engine.loading import (
+    START_FROM,
     CheckpointFitHook,
     check_exists,
     use_safe_loading,
@@ -59,7 +60,10 @@ def train(
         configs.enable_lr_scaling(cfg)
     notes = resolve_resume(cfg, resume)
     _save_safely(cfg)
-    hooks = [ResumableRandomnessHook(), CheckpointFitHook(strict=cfg.resume)]
+    hooks = [
+        ResumableRandomnessHook(),
+        CheckpointFitHook(strict=cfg.resume, advice=START_FROM),
+    ]
     with process_group(cfg):
         runner = _build_runner(cfg, hooks, notes)
         runner.train()

@@ -125,14 +125,14 @@ def test_other_files(tmp_path):
         loading.read_checkpoint(path)
 
 
-def fit(weights, strict=True):
+def fit(weights, strict=True, **options):
     model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
     logger = MMLogger.get_instance('fit')
     cfg = Config(dict(load_from='a.pth'))
     runner = SimpleNamespace(model=model, logger=logger, cfg=cfg)
     state = {name: value.clone() for name, value in model.state_dict().items()}
     checkpoint = dict(state_dict=weights(state))
-    CheckpointFitHook(strict).after_load_checkpoint(runner, checkpoint)
+    CheckpointFitHook(strict, **options).after_load_checkpoint(runner, checkpoint)
 
 
 def without(*names, **others):
@@ -160,6 +160,14 @@ def test_differing_keys_are_named(weights, words):
     with pytest.raises(UserError, match=words):
         fit(weights)
     fit(weights, strict=False)
+
+
+def test_the_advice_is_that_of_the_command():
+    with pytest.raises(UserError, match=r'or --lenient-keys to load what fits'):
+        fit(without('0.weight'))
+    advice = loading.START_FROM
+    with pytest.raises(UserError, match=r'load_from=FILE, without --resume, to load'):
+        fit(without('0.weight'), advice=advice)
 
 
 def test_nothing_in_common_is_never_lenient():

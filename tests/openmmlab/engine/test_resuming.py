@@ -8,9 +8,10 @@ import sys
 import pytest
 import torch
 from openmmlab.engine import toy
-from torch.utils.data import BatchSampler
+from torch.utils.data import BatchSampler, SequentialSampler
 
 from mmssm.openmmlab import cli
+from mmssm.openmmlab.engine import UserError
 from mmssm.openmmlab.engine.randomness import NumberedBatches
 
 NUMBERS = itertools.count()
@@ -99,3 +100,13 @@ def test_endless_batches_start_at_the_iteration(start):
         return itertools.islice(NumberedBatches(batches, loop, endless=True), 9)
 
     assert list(numbered(start))[:2] == list(numbered(0))[start : start + 2]
+
+
+@pytest.mark.parametrize('endless', [True, False])
+def test_no_batch_at_all_is_said(endless):
+    class Loop:
+        iter = 0
+
+    batches = BatchSampler(SequentialSampler(range(3)), 4, drop_last=True)
+    with pytest.raises(UserError, match=r'no batch: 3 samples .*, batches of 4'):
+        next(iter(NumberedBatches(batches, Loop(), endless)))
