@@ -1,8 +1,10 @@
 """Saving that leaves a run with a checkpoint, whenever the process dies."""
 
+import fcntl
 import os
+import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mmengine.dist import is_main_process
@@ -15,25 +17,34 @@ from mmssm.registry import HOOKS
 
 
 def write_whole(path: str | Path, data: bytes) -> None:
-    """Write to a temporary name in the same folder, then move it to `path`."""
+    """Write to a temporary name in the same folder, then move it to `path`.
+
+    The temporary file is locked while it is written, see `remove_leftovers`.
+    """
     path = Path(path).resolve()  # a link stays a link
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    temporary = path.with_name(f'.{path.name}.{secrets.token_hex(8)}.tmp')
     try:
-        with open(temporary, 'wb') as file:
+        with open(temporary, 'xb') as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+            os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
 
 
 def remove_leftovers(folder: str | Path) -> None:
-    """Remove the temporary files of writes that a killed process left in a folder."""
+    """Remove the temporary files of writes that a killed process left in a folder.
+
+    Those of a process that is alive, another run in the same folder, are locked.
+    """
     for leftover in Path(folder).glob('.*.pth.*.tmp'):
-        leftover.unlink(missing_ok=True)
+        with suppress(FileNotFoundError, BlockingIOError), open(leftover, 'rb') as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            leftover.unlink()
 
 
 class AtomicBackend(LocalBackend):
