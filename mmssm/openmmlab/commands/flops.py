@@ -8,6 +8,9 @@ a detector and 512 x 2048 for a segmenter, as in the published tables, and 224 x
 a model of the zoo, which needs torch only.  A multiplication with its addition counts
 one; `mmssm.analysis.flops` has the formulas of the operators.  A two-stage detector is
 counted with as many proposals as its config allows.
+
+A line for each module follows, down to --depth names; 0 leaves the table out.  What a
+module computes beside the modules in it has a line NAME.(itself).
 """
 
 import argparse
@@ -20,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from mmssm import zoo
-from mmssm.analysis.flops import Count, count_macs, counting
+from mmssm.analysis.flops import Count, count_macs, counting, macs_per_module
 from mmssm.openmmlab.cli import add_config
 from mmssm.openmmlab.errors import UserError
 
@@ -141,6 +144,9 @@ def main(argv: Sequence[str] | None = None, name: str | None = None) -> None:
     )
     add_config(parser, 'a config file, or a model of mmssm.list_models()')
     parser.add_argument('--shape', type=int, nargs=2, metavar=('HEIGHT', 'WIDTH'))
+    parser.add_argument(
+        '--depth', type=int, default=3, help='of the names in the table (3)'
+    )
     args = parser.parse_args(argv)
     if args.shape and min(args.shape) < 1:
         raise UserError(f'--shape is {args.shape}; expected numbers from 1')
@@ -156,3 +162,23 @@ def main(argv: Sequence[str] | None = None, name: str | None = None) -> None:
         print(f'{part:22}{parameters / 1e6:9.2f} M {count.total / 1e9:10.3f} G')
         for op, macs in count.ops.items():
             print(f'  {op:20}{"":11} {macs / 1e9:10.3f} G')
+    if args.depth > 0:
+        print_table(model, shape, args.depth)
+
+
+def print_table(model: nn.Module, shape: tuple[int, int], depth: int) -> None:
+    """Parameters and multiply-accumulates of the modules whose names are not deeper."""
+    outside = 'model.' if isinstance(model, OneImage) else ''
+    # a detector looks at its proposals, which have no values on 'meta'
+    device = 'cpu' if outside else 'meta'
+    rows = [
+        row._replace(name=row.name.removeprefix(outside))
+        for row in macs_per_module(model, (1, 3, *shape), device)
+        if row.name.startswith(outside)
+    ]
+    shown = [row for row in rows if row.name.count('.') < depth]
+    shown = [row for row in shown if row.name and row.params + row.macs]
+    width = max(len(row.name) for row in shown)
+    print(f'\n{"module":{width}}  {"type":20} {"parameters":>12} {"MACs":>16}')
+    for name, kind, parameters, macs in shown:
+        print(f'{name:{width}}  {kind[:20]:20} {parameters:12,} {macs:16,}')

@@ -7,6 +7,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from mmssm.openmmlab.engine.loading import check_exists, read_checkpoint
+from mmssm.openmmlab.errors import UserError
 
 
 def latest_checkpoint(folder: str | Path) -> tuple[str | None, list[str]]:
@@ -35,6 +36,19 @@ def latest_checkpoint(folder: str | Path) -> tuple[str | None, list[str]]:
     return None, broken
 
 
+def read_run(path: str) -> dict:
+    """A checkpoint of a run; UserError for weights alone."""
+    checkpoint = read_checkpoint(path)
+    lacking = [key for key in ('meta', 'optimizer') if key not in checkpoint]
+    if lacking:
+        raise UserError(
+            f'{path} has no {" and no ".join(lacking)}: these are weights alone, and '
+            'no state of a training that could go on. To start from the weights: '
+            f'--cfg-options load_from={path}, without --resume'
+        )
+    return checkpoint
+
+
 def resolve_resume(cfg: Config, resume: str | None) -> list[str]:
     """Set load_from, resume and, from the checkpoint, the seed; lines for the log."""
     if resume == 'auto':
@@ -52,9 +66,16 @@ def resolve_resume(cfg: Config, resume: str | None) -> list[str]:
     if cfg.get('load_from') is not None:
         check_exists(cfg.load_from)
     if cfg.resume:
+        if '://' in cfg.load_from:
+            raise UserError(
+                f'--resume {cfg.load_from}: a run goes on from a file on this machine; '
+                'download it first'
+            )
+        # DeepSpeed's checkpoints are folders, which only DeepSpeed reads
+        run = {} if Path(cfg.load_from).is_dir() else read_run(cfg.load_from)
         if (cfg.get('randomness') or {}).get('seed') is None:
             # the sampler is built with the seed before mmengine resumes it
-            seed = read_checkpoint(cfg.load_from)['meta'].get('seed')
+            seed = run.get('meta', {}).get('seed')
             cfg.merge_from_dict({'randomness': {'seed': seed}})
         notes.append(f'resuming from {cfg.load_from}')
     return notes

@@ -10,6 +10,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
 
 from mmssm.openmmlab.engine import configs
+from mmssm.openmmlab.engine.classes import check_classes
 from mmssm.openmmlab.engine.cpu import adapt_to_cpu
 from mmssm.openmmlab.engine.distributed import process_group
 from mmssm.openmmlab.engine.loading import (
@@ -51,9 +52,11 @@ def train(
     use_atomic_files()
     use_safe_loading()
     configs.require(cfg, 'train_dataloader', 'train_cfg', 'optim_wrapper')
+    configs.require_together(cfg, 'val')
     check_paths(cfg, ('train', 'val'))
     check_pretrained(cfg)
     configs.check_backbones(cfg)
+    check_classes(cfg, ('train', 'val'))
     if amp:
         configs.enable_amp(cfg)
     if auto_scale_lr:
@@ -85,6 +88,7 @@ def evaluate(
     configs.require(cfg, 'test_dataloader', 'test_cfg', 'test_evaluator')
     check_paths(cfg, ('test',))
     configs.check_backbones(cfg)
+    check_classes(cfg, ('test',))
     check_exists(checkpoint)
     cfg.resume, cfg.load_from = False, checkpoint
     if options.show or options.show_dir:
