@@ -119,6 +119,9 @@ def build() -> None:
     maps = mmssm.create_model(families['convnext'], features_only=True)
     assert mmssm.count_macs(maps, (1, 3, 64, 64)).total > 0
     mmssm.fuse_for_inference(maps.eval())
+    host = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 4, 4), torch.nn.ReLU())
+    mmssm.add_ssm2d(host, modules={'0': 'BCHW'}, ssm2d={'num_states': 2})
+    host(torch.randn(1, 3, 20, 28)).sum().backward()
     with tempfile.TemporaryDirectory() as folder:
         save_file({'state_dict': maps.state_dict()}, f'{folder}/a.pth')
         weights = load_file(f'{folder}/a.pth')['state_dict']
