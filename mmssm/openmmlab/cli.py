@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from mmssm.openmmlab.errors import INSTALLS, MissingPackage, UserError
+from mmssm.openmmlab.errors import UserError, stop_without
 
 Command = Callable[[str, Sequence[str] | None], int | None]
 
@@ -212,10 +212,7 @@ def _run(name: str, command: Command, argv: Sequence[str] | None) -> None:
     except UserError as error:
         _fail(f'{name}: {error}', error.status)
     except ModuleNotFoundError as error:
-        module = (error.name or '').partition('.')[0]
-        if module not in INSTALLS:
-            raise
-        _fail(f'{name}: {MissingPackage(module)}', MissingPackage.status)
+        stop_without(name, error)
     except KeyboardInterrupt:
         _fail(f'{name}: interrupted')
     if status:

@@ -1,5 +1,8 @@
 """Mistakes of the user and missing packages, told apart from bugs."""
 
+import sys
+from typing import NoReturn
+
 
 class UserError(Exception):
     """What the user can put right; the commands show its text without a traceback."""
@@ -17,6 +20,18 @@ class MissingPackage(UserError):
             f"the module {module} is not installed; pip install '{INSTALLS[module]}' "
             'installs all that is needed'
         )
+
+
+def stop_without(command: str, error: ModuleNotFoundError) -> NoReturn:
+    """Exit with a line about the package that is missing, where it is one of these.
+
+    Raises the error again for any other.
+    """
+    module = (error.name or '').partition('.')[0]
+    if module not in INSTALLS:
+        raise error
+    print(f'{command}: {MissingPackage(module)}', file=sys.stderr)
+    sys.exit(MissingPackage.status)
 
 
 # module -> what brings it

@@ -1,11 +1,13 @@
 #!/usr/bin/env python
 """Parameters and multiply-accumulates: python tools/analysis/get_flops.py CONFIG."""
 
-import sys
-
-from mmssm.openmmlab.commands.flops import main, sizes
-
-__all__ = ['main', 'sizes']
+try:
+    from mmssm.openmmlab.cli import flops
+except ModuleNotFoundError as error:
+    raise SystemExit(
+        f'tools/analysis/get_flops.py: the module {error.name} is not installed; run '
+        'pip install -e . in the folder above tools/'
+    ) from None
 
 if __name__ == '__main__':
-    sys.exit(main())
+    flops()

@@ -1,4 +1,4 @@
-"""The tool counts detectors and segmenters, with every proposal."""
+"""The command counts detectors and segmenters, with every proposal."""
 
 from pathlib import Path
 
@@ -6,8 +6,8 @@ import pytest
 from mmengine.config import Config
 
 import mmssm
+from mmssm.openmmlab.commands import flops as tool
 from mmssm.openmmlab.errors import UserError
-from tools.analysis import get_flops as tool
 
 ROOT = Path(__file__).parents[2]
 
