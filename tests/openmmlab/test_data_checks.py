@@ -1,4 +1,4 @@
-"""What `check_data.py` says about data that are broken on purpose."""
+"""What the check of data says about data that are broken on purpose."""
 
 import json
 import subprocess

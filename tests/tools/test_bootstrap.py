@@ -296,3 +296,10 @@ def test_the_steps_install_the_pinned_packages():
         assert f'requirements/{stack}.txt' in commands[3]
         assert commands[4][-1] == 'opencv-python-headless==4.12.0.88'
         assert commands[5][-2:] == ['-e', '.']
+
+
+def test_it_starts_before_anything_is_installed():
+    bare = [sys.executable, '-S', '-m', 'tools.environment.bootstrap', '--help']
+    done = subprocess.run(bare, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert '--stack' in done.stdout
