@@ -109,7 +109,7 @@ def build() -> None:
     import torch
 
     import mmssm
-    from mmssm.weights.files import load_file, save_file
+    from mmssm.weights import load_file, save_file
 
     families = {name.rpartition('_')[0]: name for name in mmssm.list_models()}
     for name in families.values():

@@ -5,7 +5,7 @@ import torch
 
 from mmssm.backbones import SpatialMamba
 from mmssm.openmmlab.commands import convert as tool
-from mmssm.weights.files import load_file, save_file
+from mmssm.weights import load_file, save_file
 
 
 @pytest.fixture(scope='module')

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from mmssm import __version__, zoo
 from mmssm.backbones import HierarchicalBackbone
-from mmssm.weights.files import (
+from mmssm.weights import (
     FAMILIES,
     compare,
     detect_family,
@@ -57,7 +57,7 @@ def backbone_class(family: str) -> type[HierarchicalBackbone]:
             return found
     raise ValueError(
         f'weights of the family {family!r} belong to a layer or to a host of any size; '
-        'give mmssm.weights.files.from_official(weights, family) to its load_state_dict'
+        'give mmssm.weights.from_official(weights, family) to its load_state_dict'
     )
 
 

@@ -15,7 +15,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from mmssm.openmmlab.errors import UserError
-from mmssm.weights.files import KeyReport, compare, detect_family, load_file, unwrap
+from mmssm.weights import KeyReport, compare, detect_family, load_file, unwrap
 
 
 def read_checkpoint(
