@@ -1,10 +1,14 @@
 """Heads and data with different numbers of classes are refused before anything runs."""
 
+from pathlib import Path
+
 import pytest
 from mmengine.config import Config
 
 from mmssm.openmmlab.engine import UserError
 from mmssm.openmmlab.engine.classes import check_classes
+
+CONFIGS = Path(__file__).parents[3] / 'configs'
 
 
 def config(classes, head=2, loader='train', **dataset):
@@ -60,3 +64,10 @@ def test_classes_of_the_data_set_itself():
         check_classes(cfg, ['train'])
     cfg.train_dataloader.dataset = dict(type='CocoPanopticDataset')
     check_classes(cfg, ['train'])
+
+
+def test_the_configs_of_the_project_agree_with_their_data():
+    paths = [p for p in sorted(CONFIGS.rglob('*.py')) if '_base_' not in p.parts]
+    assert len(paths) > 10
+    for path in paths:
+        check_classes(Config.fromfile(path), ['train', 'val', 'test'])
