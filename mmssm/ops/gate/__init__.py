@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from mmssm.ops import dispatch, trial
+from mmssm.ops import counting, dispatch, trial
 from mmssm.ops.gate.naive import gated_norm_naive
 from mmssm.ops.gate.recomputed import gated_norm_recomputed
 from mmssm.ops.precision import no_autocast, widened
@@ -35,6 +35,10 @@ dispatch.register(
         dispatch.Implementation('recomputed', gated_norm_recomputed),
         dispatch.Implementation('naive', _naive),
     ],
+    # norms and elementwise maps count nothing
+    counting.Cost(
+        macs=lambda *inputs: 0, zeros=lambda y, z, *rest: z.new_zeros(z.shape)
+    ),
 )
 
 
