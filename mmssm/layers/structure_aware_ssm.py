@@ -97,4 +97,5 @@ class StructureAwareSSM(nn.Module):
             self.state_fusion.kernels.unsqueeze(2),
             self.state_fusion.alpha,
             dilations=self.state_fusion.dilations,
+            dtype=u.dtype,
         )

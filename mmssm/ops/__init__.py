@@ -32,9 +32,8 @@ from mmssm.ops.attention import (
 )
 from mmssm.ops.depthwise import depthwise_conv
 from mmssm.ops.filter import ssm2d, ssm2d_kernel, ssm2d_prepare, ssm2d_support
-from mmssm.ops.fusion import merge_kernels, state_fusion
+from mmssm.ops.fusion import merge_kernels, observe, state_fusion
 from mmssm.ops.gate import gated_norm
-from mmssm.ops.observation import observe
 from mmssm.ops.scan import selective_scan
 
 __all__ = [

@@ -1,6 +1,5 @@
-"""State fusion as one depthwise convolution whose kernel holds all dilations."""
+"""The one kernel that all dilations of a state fusion make together."""
 
-import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -19,13 +18,3 @@ def merge_kernels(
         taps = slice(reach - d, reach + d + 1, d)
         merged[..., taps, taps] += scale * weight
     return merged
-
-
-def state_fusion_merged(
-    h: Tensor, kernels: Tensor, alpha: Tensor, dilations: tuple[int, ...]
-) -> Tensor:
-    """Replicate border of max(dilations), one convolution; shapes as the naive twin."""
-    reach = max(dilations)
-    bordered = F.pad(h, (reach,) * 4, mode='replicate')
-    weight = merge_kernels(kernels, alpha, dilations)
-    return F.conv2d(bordered, weight, groups=h.shape[1])
