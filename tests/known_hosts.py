@@ -69,7 +69,9 @@ TIMM_SWIN = dict(
     window_size=4,
     dynamic_img_size=True,
 )
-TIMM_VIT = dict(img_size=64, embed_dim=16, depth=2, num_heads=2)
+TIMM_VIT = dict(
+    img_size=64, embed_dim=16, depth=2, num_heads=2, dynamic_img_size=True
+)
 MAXVIT = dict(
     img_size=96,
     embed_dim=(8, 16),
@@ -124,7 +126,7 @@ KNOWN = {
     ),
     'timm vit': Known(
         'timm',
-        timm('vit_tiny_patch16_224', dynamic_img_size=True, **TIMM_VIT),
+        timm('vit_tiny_patch16_224', global_pool='avg', **TIMM_VIT),
         ATTENTION,
         TOKENS,
         'blocks.0.norm1',
@@ -132,7 +134,7 @@ KNOWN = {
     ),
     'timm vit with registers': Known(
         'timm',
-        timm('vit_small_patch14_reg4_dinov2', dynamic_img_size=True, **TIMM_VIT),
+        timm('vit_small_patch14_reg4_dinov2', global_pool='avg', **TIMM_VIT),
         ATTENTION,
         ((70, 70), (42, 98)),
         'blocks.0.norm1',
@@ -140,8 +142,9 @@ KNOWN = {
     ),
     'timm deit with distillation': Known(
         'timm',
-        timm('deit_tiny_distilled_patch16_224', dynamic_img_size=True, **TIMM_VIT),
-        ATTENTION,
+        timm('deit_tiny_distilled_patch16_224', **TIMM_VIT),
+        # of its last perceptron only the class and the distillation token are used
+        ('attention', 'query_key'),
         TOKENS,
         'blocks.0.norm1',
         16,
@@ -289,8 +292,13 @@ each_place = pytest.mark.parametrize(
 
 
 def plain(name: str) -> nn.Module:
+    """The host, without the zeros and ones that its parameters may start from."""
     torch.manual_seed(0)
-    return evaluated(KNOWN[name].make())
+    model = KNOWN[name].make()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return evaluated(model)
 
 
 def evaluated(model: nn.Module) -> nn.Module:
