@@ -46,9 +46,7 @@ def registered(kind: str, **options: object) -> Callable[[], nn.Module]:
     return make
 
 
-SWIN = dict(
-    embed_dims=12, depths=(2, 2, 1, 1), num_heads=(1, 2, 2, 2), window_size=4
-)
+SWIN = dict(embed_dims=12, depths=(2, 2, 1, 1), num_heads=(1, 2, 2, 2), window_size=4)
 PRETRAIN_SWIN = dict(
     arch=dict(embed_dims=8, depths=(2, 1, 1, 1), num_heads=(1, 2, 2, 2)),
     img_size=64,
@@ -69,9 +67,7 @@ TIMM_SWIN = dict(
     window_size=4,
     dynamic_img_size=True,
 )
-TIMM_VIT = dict(
-    img_size=64, embed_dim=16, depth=2, num_heads=2, dynamic_img_size=True
-)
+TIMM_VIT = dict(img_size=64, embed_dim=16, depth=2, num_heads=2, dynamic_img_size=True)
 MAXVIT = dict(
     img_size=96,
     embed_dim=(8, 16),
@@ -213,9 +209,7 @@ KNOWN = {
     ),
     'mmseg mit': Known(
         'mmseg',
-        registered(
-            'mmseg.MixVisionTransformer', embed_dims=8, num_layers=[1, 1, 1, 1]
-        ),
+        registered('mmseg.MixVisionTransformer', embed_dims=8, num_layers=[1, 1, 1, 1]),
         ('ffn', 'attention'),
         MM_ODD,
         'layers.0.1.0.ffn.layers.0',
