@@ -54,6 +54,7 @@ PRETRAIN_SWIN = dict(
     pad_small_map=True,
     out_indices=(0, 1, 2, 3),
 )
+PRETRAIN_SWIN_V2 = dict(extra_norm_every_n_blocks=0, **PRETRAIN_SWIN['arch'])
 PRETRAIN_VIT = dict(
     arch=dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32),
     img_size=64,
@@ -122,7 +123,7 @@ KNOWN = {
     ),
     'timm vit': Known(
         'timm',
-        timm('vit_tiny_patch16_224', global_pool='avg', **TIMM_VIT),
+        timm('vit_tiny_patch16_224', global_pool='avg', class_token=False, **TIMM_VIT),
         ATTENTION,
         TOKENS,
         'blocks.0.norm1',
@@ -225,7 +226,10 @@ KNOWN = {
     ),
     'mmpretrain swin v2': Known(
         'mmpretrain',
-        registered('mmpretrain.SwinTransformerV2', **PRETRAIN_SWIN),
+        registered(
+            'mmpretrain.SwinTransformerV2',
+            **{**PRETRAIN_SWIN, 'arch': PRETRAIN_SWIN_V2},
+        ),
         ('attention', 'ffn'),
         MM_ODD,
         'patch_embed',
@@ -233,7 +237,9 @@ KNOWN = {
     ),
     'mmpretrain vit': Known(
         'mmpretrain',
-        registered('mmpretrain.VisionTransformer', **PRETRAIN_VIT),
+        registered(
+            'mmpretrain.VisionTransformer', with_cls_token=False, **PRETRAIN_VIT
+        ),
         ATTENTION,
         TOKENS,
         'layers.0.ln1',

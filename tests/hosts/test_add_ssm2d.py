@@ -176,6 +176,51 @@ class Recorder(nn.Module):
         return x.flip(2)
 
 
+@each_place
+def test_a_layer_that_doubles_is_a_weight_twice_as_large(name, place, monkeypatch):
+    if place == 'conv' or name in NOT_LINEAR:
+        pytest.skip('something else than a linear layer sees the map')
+    monkeypatch.setattr(adding, 'SSM2D', Double)
+    host = plain(name).double()
+    model = add_ssm2d(copy.deepcopy(host), place, 'published')
+    for key, weight in host.named_parameters():
+        inputs = key.endswith(('qkv.weight', 'in_proj_weight'))
+        hidden = '.mlp.fc1.' in key or 'ffn.layers.0.0' in key
+        if place == 'attention' and inputs:
+            weight.data *= 2
+        elif place == 'query_key' and inputs:
+            weight.data[: len(weight) // 3 * 2] *= 2
+        elif place == 'ffn' and hidden and 'rel_pos' not in key:
+            weight.data *= 2
+    for x in images(name):
+        with torch.no_grad():
+            pairs = zip(
+                outputs_of(model, x.double()), outputs_of(host, x.double()), strict=True
+            )
+            for y, expected in pairs:
+                assert_equal_in_double(y, expected)
+
+
+NOT_LINEAR = (
+    'mmdet pvt',
+    'mmdet pvt v2',
+    'mmseg mit',
+    # class and other tokens, which go round the layer
+    'timm vit with registers',
+    'timm deit with distillation',
+    'mmseg vit',
+    'mmpretrain deit with distillation',
+)
+
+
+class Double(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+
+    def forward(self, x):
+        return 2 * x
+
+
 TIMM = [n for n in KNOWN if n.startswith('timm')]
 BARE_TOKENS = [n for n in TIMM if 'vit' in n.split() or 'deit' in n]
 
