@@ -89,7 +89,10 @@ def test_published_start_trains_and_survives_saving_and_copying(name, place):
     torch.save(model.state_dict(), file)
     file.seek(0)
     other = add_ssm2d(plain(name), place, 'published', STATES).double()
-    other.load_state_dict(torch.load(file))
+    loaded = other.load_state_dict(torch.load(file), strict=False)
+    assert loaded.unexpected_keys == []
+    # mmpretrain's Swin V2 leaves its tables out
+    assert set(loaded.missing_keys) <= {n for n, _ in other.named_buffers()}
     copies = [other, copy.deepcopy(model), pickle.loads(pickle.dumps(model))]
     with torch.no_grad():
         for parameter in model.parameters():
