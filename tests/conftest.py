@@ -30,7 +30,9 @@ def _declare_torchvision_ops() -> list[torch.library.Library]:
     absent = [n for n in names if not hasattr(torch.ops.torchvision, n)]
     library = torch.library.Library('torchvision', 'FRAGMENT')
     for name in absent:
-        library.define(f'{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
+        library.define(
+            f'{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor'
+        )
     return [library]
 
 

@@ -46,9 +46,7 @@ def registered(kind: str, **options: object) -> Callable[[], nn.Module]:
     return make
 
 
-SWIN = dict(
-    embed_dims=12, depths=(2, 2, 1, 1), num_heads=(1, 2, 2, 2), window_size=4
-)
+SWIN = dict(embed_dims=12, depths=(2, 2, 1, 1), num_heads=(1, 2, 2, 2), window_size=4)
 PRETRAIN_SWIN = dict(
     arch=dict(embed_dims=8, depths=(2, 1, 1, 1), num_heads=(1, 2, 2, 2)),
     img_size=64,
@@ -56,6 +54,7 @@ PRETRAIN_SWIN = dict(
     pad_small_map=True,
     out_indices=(0, 1, 2, 3),
 )
+PRETRAIN_SWIN_V2 = dict(extra_norm_every_n_blocks=0, **PRETRAIN_SWIN['arch'])
 PRETRAIN_VIT = dict(
     arch=dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32),
     img_size=64,
@@ -69,7 +68,7 @@ TIMM_SWIN = dict(
     window_size=4,
     dynamic_img_size=True,
 )
-TIMM_VIT = dict(img_size=64, embed_dim=16, depth=2, num_heads=2)
+TIMM_VIT = dict(img_size=64, embed_dim=16, depth=2, num_heads=2, dynamic_img_size=True)
 MAXVIT = dict(
     img_size=96,
     embed_dim=(8, 16),
@@ -124,7 +123,7 @@ KNOWN = {
     ),
     'timm vit': Known(
         'timm',
-        timm('vit_tiny_patch16_224', dynamic_img_size=True, **TIMM_VIT),
+        timm('vit_tiny_patch16_224', global_pool='avg', class_token=False, **TIMM_VIT),
         ATTENTION,
         TOKENS,
         'blocks.0.norm1',
@@ -132,7 +131,7 @@ KNOWN = {
     ),
     'timm vit with registers': Known(
         'timm',
-        timm('vit_small_patch14_reg4_dinov2', dynamic_img_size=True, **TIMM_VIT),
+        timm('vit_small_patch14_reg4_dinov2', global_pool='avg', **TIMM_VIT),
         ATTENTION,
         ((70, 70), (42, 98)),
         'blocks.0.norm1',
@@ -140,8 +139,9 @@ KNOWN = {
     ),
     'timm deit with distillation': Known(
         'timm',
-        timm('deit_tiny_distilled_patch16_224', dynamic_img_size=True, **TIMM_VIT),
-        ATTENTION,
+        timm('deit_tiny_distilled_patch16_224', **TIMM_VIT),
+        # of its last perceptron only the class and the distillation token are used
+        ('attention', 'query_key'),
         TOKENS,
         'blocks.0.norm1',
         16,
@@ -210,9 +210,7 @@ KNOWN = {
     ),
     'mmseg mit': Known(
         'mmseg',
-        registered(
-            'mmseg.MixVisionTransformer', embed_dims=8, num_layers=[1, 1, 1, 1]
-        ),
+        registered('mmseg.MixVisionTransformer', embed_dims=8, num_layers=[1, 1, 1, 1]),
         ('ffn', 'attention'),
         MM_ODD,
         'layers.0.1.0.ffn.layers.0',
@@ -228,7 +226,10 @@ KNOWN = {
     ),
     'mmpretrain swin v2': Known(
         'mmpretrain',
-        registered('mmpretrain.SwinTransformerV2', **PRETRAIN_SWIN),
+        registered(
+            'mmpretrain.SwinTransformerV2',
+            **{**PRETRAIN_SWIN, 'arch': PRETRAIN_SWIN_V2},
+        ),
         ('attention', 'ffn'),
         MM_ODD,
         'patch_embed',
@@ -236,7 +237,9 @@ KNOWN = {
     ),
     'mmpretrain vit': Known(
         'mmpretrain',
-        registered('mmpretrain.VisionTransformer', **PRETRAIN_VIT),
+        registered(
+            'mmpretrain.VisionTransformer', with_cls_token=False, **PRETRAIN_VIT
+        ),
         ATTENTION,
         TOKENS,
         'layers.0.ln1',
@@ -289,8 +292,13 @@ each_place = pytest.mark.parametrize(
 
 
 def plain(name: str) -> nn.Module:
+    """The host, without the zeros and ones that its parameters may start from."""
     torch.manual_seed(0)
-    return evaluated(KNOWN[name].make())
+    model = KNOWN[name].make()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return evaluated(model)
 
 
 def evaluated(model: nn.Module) -> nn.Module:

@@ -13,6 +13,7 @@ from mmssm.hosts.places import PLACES, Block, Make, find_blocks, published_place
 from mmssm.layers import SSM2D
 
 STARTS = ('identity', 'published')
+OPTIONS = tuple(inspect.signature(SSM2D).parameters)[1:]
 HOSTS = (
     'Swin (mmdet, mmseg, mmpretrain, timm), Swin V2 (mmpretrain, timm), MaxViT (timm), '
     'ViT and DeiT (mmseg, mmpretrain, timm), PVT (mmdet), MixVisionTransformer (mmseg) '
@@ -67,14 +68,13 @@ def add_ssm2d(
 
 def _maker(model: nn.Module, start: str, options: dict) -> Make:
     """Makes layers where the parameters of the model are."""
-    accepted = list(inspect.signature(SSM2D).parameters)[1:]
     for name in options:
-        if name not in accepted:
-            close = difflib.get_close_matches(name, accepted, n=1)
-            hint = f'; did you mean {close[0]!r}?' if close else ''
+        if name not in OPTIONS:
+            close = difflib.get_close_matches(name, OPTIONS, n=1)
+            hint = f'; did you mean {close[0]!r}?' if close else '.'
             raise ValueError(
                 f'the 2-D SSM has no option {name!r}{hint} It takes '
-                f'{", ".join(accepted)}'
+                f'{", ".join(OPTIONS)}'
             )
     like = next((p for p in model.parameters() if p.is_floating_point()), None)
     device = None if like is None else like.device

@@ -90,8 +90,8 @@ def _build(host: Mapping[str, object]) -> nn.Module:
 def _image_sizes(host: Mapping[str, object] | nn.Module) -> list[tuple[int, int]]:
     """Of images that the host may take, the likeliest first."""
     options = host if isinstance(host, Mapping) else vars(host)
-    said = [options.get(key) for key in ('pretrain_img_size', 'img_size')]
-    sizes = [size for size in (*said, *IMAGES) if size is not None]
+    first, last = (options.get(key) for key in ('pretrain_img_size', 'img_size'))
+    sizes = [size for size in (first, *IMAGES, last) if size is not None]
     return [tuple(s) if isinstance(s, Sequence) else (s, s) for s in sizes]
 
 

@@ -11,7 +11,7 @@ from mmssm.hosts import add_ssm2d, adding
 
 
 class Stranger(nn.Module):
-    """Patches of 4, as maps, maps with channels last, and tokens behind a class token."""
+    """Patches of 4: maps, maps with channels last, then tokens with a class token."""
 
     def __init__(self):
         super().__init__()
@@ -104,7 +104,8 @@ def test_bad_names_are_refused_before_anything_is_added(modules, stride, message
     names = set(model.state_dict())
     with pytest.raises(ValueError, match=message):
         add_ssm2d(model, modules={'patches': 'BCHW', **modules}, stride=stride)
-    assert set(model.state_dict()) == names and not model.patches._forward_hooks
+    assert set(model.state_dict()) == names
+    assert not model.patches._forward_hooks
 
 
 def test_tokens_that_do_not_fill_the_grid_are_refused():
