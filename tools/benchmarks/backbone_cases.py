@@ -4,9 +4,9 @@ from functools import partial
 from importlib.util import find_spec
 
 import torch
-from cases import Case, Prepared, Setting, prepare_network
+from tools.benchmarks.cases import Case, Prepared, Setting, prepare_network
 from mmengine.registry import MODELS
-from parity_gate import network_error
+from tools.benchmarks.parity_gate import network_error
 from torch import nn
 
 # A revision that --base names may lack the counter.

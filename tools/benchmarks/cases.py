@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from typing import NamedTuple
 
 import torch
-from measure import Work, tensors_of
+from tools.benchmarks.measure import Work, tensors_of
 from torch import Tensor, nn
 
 GROUPS = ('ops', 'backbones', 'detectors', 'segmentors')
@@ -85,14 +85,14 @@ def registry(groups: Sequence[str] = GROUPS) -> dict[str, Case]:
 
 def _cases_of(group: str) -> list[Case]:
     if group == 'ops':
-        from op_cases import op_cases
+        from tools.benchmarks.op_cases import op_cases
 
         return op_cases()
     if group == 'backbones':
-        from backbone_cases import backbone_cases
+        from tools.benchmarks.backbone_cases import backbone_cases
 
         return backbone_cases()
-    from model_cases import model_cases
+    from tools.benchmarks.model_cases import model_cases
 
     return model_cases(group)
 

@@ -24,7 +24,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 import torch
-from report import write_whole
+from tools.benchmarks.report import write_whole
 from torch import Tensor
 
 from mmssm.ops import gpu, selective_scan, state_fusion

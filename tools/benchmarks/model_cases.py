@@ -5,13 +5,13 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from backbone_cases import PEERS, REFERENCE, build_backbone, with_checkpointing
-from cases import Case, Prepared, Setting, passes
+from tools.benchmarks.backbone_cases import PEERS, REFERENCE, build_backbone, with_checkpointing
+from tools.benchmarks.cases import Case, Prepared, Setting, passes
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import InstanceData, PixelData
-from parity_gate import network_error
+from tools.benchmarks.parity_gate import network_error
 from torch import nn
 
 import mmssm

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from cases import Setting, prepare_network
-from measure import Work, peak_bytes, seconds, use
+from tools.benchmarks.cases import Setting, prepare_network
+from tools.benchmarks.measure import Work, peak_bytes, seconds, use
 from torch import nn
 
 HOW = 'NAME=PATH:MODULE:FUNCTION'

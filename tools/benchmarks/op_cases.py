@@ -5,8 +5,8 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from cases import Case, Prepared, Setting, passes
-from parity_gate import largest_error, passed_back
+from tools.benchmarks.cases import Case, Prepared, Setting, passes
+from tools.benchmarks.parity_gate import largest_error, passed_back
 from torch import Tensor
 
 from mmssm.ops import (

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from cases import Case
-from measure import tensors_of
+from tools.benchmarks.cases import Case
+from tools.benchmarks.measure import tensors_of
 from torch import Tensor, nn
 
 from mmssm.ops import dispatch

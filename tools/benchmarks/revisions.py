@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from report import Row, from_json
+from tools.benchmarks.report import Row, from_json
 
 ROOT = Path(__file__).resolve().parents[2]
 SUITE = Path(__file__).with_name('run.py')

@@ -28,7 +28,7 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-from cases import (
+from tools.benchmarks.cases import (
     DTYPES,
     GROUPS,
     MODES,
@@ -38,7 +38,7 @@ from cases import (
     registry,
     select,
 )
-from measure import (
+from tools.benchmarks.measure import (
     copying,
     in_fresh_process,
     machine,
@@ -49,10 +49,10 @@ from measure import (
     take_turns,
     use,
 )
-from official import HOW, Official, Remote
-from parity_gate import red_cases
-from report import Row, insert, to_json, to_markdown, write_whole
-from revisions import ROOT, checked_out, in_turns
+from tools.benchmarks.official import HOW, Official, Remote
+from tools.benchmarks.parity_gate import red_cases
+from tools.benchmarks.report import Row, insert, to_json, to_markdown, write_whole
+from tools.benchmarks.revisions import ROOT, checked_out, in_turns
 from torch import nn
 
 ROUNDS = 3  # of either revision, with --base

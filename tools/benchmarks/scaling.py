@@ -31,9 +31,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from cases import Setting, registry, select
-from measure import machine, size_of, use
-from report import insert, write_whole
+from tools.benchmarks.cases import Setting, registry, select
+from tools.benchmarks.measure import machine, size_of, use
+from tools.benchmarks.report import insert, write_whole
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 

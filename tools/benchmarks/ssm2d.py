@@ -29,7 +29,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
-from measure import (
+from tools.benchmarks.measure import (
     in_fresh_process,
     infer,
     machine,
@@ -40,7 +40,7 @@ from measure import (
     take_turns,
     use,
 )
-from parity_gate import LIMIT, network_error
+from tools.benchmarks.parity_gate import LIMIT, network_error
 from torch import Tensor, nn
 
 from mmssm.layers.ssm2d import SSM2D

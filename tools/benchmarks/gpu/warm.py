@@ -1,0 +1,158 @@
+"""Compile the kernels in many processes at once, before anything waits for them."""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+
+from mmssm.backbones.spatial_mamba import SpatialMambaBlock
+from mmssm.ops import trial
+from tools.benchmarks.cases import Setting, passes
+from tools.benchmarks.gpu.bench import Bench
+from tools.benchmarks.gpu.cases import OPS, draw_map, results
+from tools.benchmarks.gpu.facts import backends
+from tools.benchmarks.gpu.ledger import Ledger, Row, Task
+from tools.benchmarks.gpu.parity import DTYPES, name_of, words_of
+from tools.benchmarks.gpu.scale import FULL, TINY, Scale
+
+PROCESSES = 12
+SECONDS = 60.0
+Job = tuple[str, Callable[[], object]]
+
+
+def tasks(bench: Bench, seconds: float = SECONDS) -> Iterator[Task]:
+    """One row about all processes; the rows of the jobs come from these."""
+    run = lambda: compile_all(bench, seconds)  # noqa: E731
+    yield Task('compilation', 'all', run, seconds + 15)
+
+
+def jobs(device: str, scale: Scale) -> Iterator[Job]:
+    """What runs once each, the most wanted first.
+
+    Blocks as the networks have them, forward and backward, then ops as they are held
+    against double and timed.
+    """
+    yield 'first try of each op', lambda: _try(device, scale)
+    for group, shapes in scale.stages.items():
+        for shape in shapes:
+            name = f'block, {group}, {words_of(shape)}'
+            yield name, lambda shape=shape: _block(shape, device)
+    for name, op in OPS.items():
+        if op.absent:
+            continue
+        shapes = scale.filters if name == 'ssm2d' else scale.parity
+        for dtype in DTYPES:
+            words = f'{name}, {name_of(dtype)}, {len(shapes)} shapes'
+            yield words, lambda op=op, dtype=dtype, s=shapes: _op(op, dtype, s, device)
+    for name in ('scan', 'observe', 'gated norm', 'conv + SiLU', 'x + conv'):
+        if not OPS[name].absent:
+            for group, shapes in scale.stages.items():
+                yield (
+                    f'{name}, bf16, {group}',
+                    lambda op=OPS[name], s=shapes: _op(op, torch.bfloat16, s, device),
+                )
+
+
+def _try(device: str, scale: Scale) -> object:
+    ledger = Ledger(Path(os.devnull))
+    return backends(Bench(device, scale, ledger, Path(), None))
+
+
+def _block(shape: tuple[int, int, int, int], device: str) -> None:
+    """shape: of the mixer's inner map, twice the channels of the block."""
+    channels = max(1, shape[1] // 2)
+    with torch.device(device):
+        block = SpatialMambaBlock(channels)
+    x = draw_map((shape[0], channels, *shape[2:]), torch.float32, device)
+    for mode in ('inference', 'training'):
+        setting = Setting(shape[2:], shape[0], mode, 'bfloat16', device)
+        passes(lambda: block(x), block.parameters(), setting)()
+
+
+def _op(op, dtype: torch.dtype, shapes: tuple, device: str) -> None:  # noqa: ANN001
+    for shape in shapes:
+        results(op.kernels, op.inputs(shape, dtype, device))
+
+
+def compile_all(bench: Bench, seconds: float) -> Row:
+    """Start the processes, wait for them, and end those that take too long."""
+    tiny = bench.scale == TINY
+    count = 2 if tiny else PROCESSES
+    files = [bench.out / f'.warm-{i}.jsonl' for i in range(count)]
+    command = [sys.executable, '-m', 'tools.benchmarks.gpu.warm']
+    command += ['--device', bench.device, '--of', str(count)] + ['--tiny'] * tiny
+    start = time.perf_counter()
+    processes = [
+        subprocess.Popen(
+            [*command, '--index', str(i), '--file', str(file)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        for i, file in enumerate(files)
+    ]
+    ended = 0
+    for process in processes:
+        left = seconds - (time.perf_counter() - start)
+        try:
+            process.wait(max(0.1, left))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            ended += 1
+    rows = []
+    for file in files:
+        if file.exists():
+            rows += [json.loads(line) for line in file.read_text().splitlines()]
+            file.unlink()
+    for row in rows:
+        name = row.pop('name')
+        bench.ledger.add('compilation', name, row.pop('status'), **row)
+    return {
+        's': round(time.perf_counter() - start, 1),
+        'jobs done': sum('s' in row for row in rows),
+        'jobs': len(list(jobs(bench.device, bench.scale))),
+        'processes': count,
+        'ended': ended,
+        'compiled kernels': compiled_kernels(),
+    }
+
+
+def compiled_kernels() -> int:
+    """Binaries in the cache on disk."""
+    folder = os.environ.get('TRITON_CACHE_DIR')
+    return len(list(Path(folder).rglob('*.cubin'))) if folder else 0
+
+
+def main() -> None:
+    """One process: every so-many-th job, one line in the file for each."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--device', required=True)
+    parser.add_argument('--of', type=int, required=True)
+    parser.add_argument('--index', type=int, required=True)
+    parser.add_argument('--file', type=Path, required=True)
+    parser.add_argument('--tiny', action='store_true')
+    args = parser.parse_args()
+    if args.index != 0:  # the first job is the first try; the others need none
+        trial.failure = lambda *_: None
+    for index, (name, run) in enumerate(jobs(args.device, TINY if args.tiny else FULL)):
+        if index % args.of != args.index:
+            continue
+        start = time.perf_counter()
+        row: Row = {'name': name, 'status': 'ok'}
+        try:
+            run()
+        except Exception as error:  # noqa: BLE001 (whatever it is, the next job runs)
+            row['status'], row['error'] = 'failed', f'{type(error).__name__}: {error}'
+        row['s'] = round(time.perf_counter() - start, 2)
+        with args.file.open('a', encoding='utf-8') as file:
+            file.write(f'{json.dumps(row)}\n')
+
+
+if __name__ == '__main__':
+    main()
