@@ -4,10 +4,11 @@ from functools import partial
 from importlib.util import find_spec
 
 import torch
-from tools.benchmarks.cases import Case, Prepared, Setting, prepare_network
 from mmengine.registry import MODELS
-from tools.benchmarks.parity_gate import network_error
 from torch import nn
+
+from tools.benchmarks.cases import Case, Prepared, Setting, prepare_network
+from tools.benchmarks.parity_gate import network_error
 
 # A revision that --base names may lack the counter.
 COUNTED = find_spec('mmssm.analysis.flops') is not None

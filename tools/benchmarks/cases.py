@@ -6,8 +6,9 @@ from importlib.util import find_spec
 from typing import NamedTuple
 
 import torch
-from tools.benchmarks.measure import Work, tensors_of
 from torch import Tensor, nn
+
+from tools.benchmarks.measure import Work, tensors_of
 
 GROUPS = ('ops', 'backbones', 'detectors', 'segmentors')
 # What a group needs beside torch

@@ -24,11 +24,11 @@ from statistics import median
 from typing import Any, NamedTuple
 
 import torch
-from tools.benchmarks.report import write_whole
 from torch import Tensor
 
 from mmssm.ops import gpu, selective_scan, state_fusion
 from mmssm.ops.filter.kernels import STATES
+from tools.benchmarks.report import write_whole
 
 DOUBLE = 1e-10
 FLOOR = 2e-6  # of float32: exp of a GPU errs by units, by more for large arguments

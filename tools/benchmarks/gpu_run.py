@@ -16,6 +16,7 @@ parity stops nothing, but marks the times of that op as WRONG.
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -46,7 +47,7 @@ def watch(process: subprocess.Popen, ledger: Ledger, until: float) -> str:
     """Wait for the process, ending it when a row takes too long; how it ended."""
     begun = time.time()
     while process.poll() is None:
-        time.sleep(0.2)
+        time.sleep(0.5)
         now = time.time()
         rows = ledger.rows()
         running = [row for row in rows if row['status'] == STARTED]
@@ -56,7 +57,7 @@ def watch(process: subprocess.Popen, ledger: Ledger, until: float) -> str:
         if not late and now - max(touched, begun) > limit:
             late = f'no answer within {limit:.0f} s'
         if late:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)  # and what it has started
             process.wait()
             return late
     return '' if process.returncode == 0 else f'exit status {process.returncode}'
@@ -74,7 +75,11 @@ def measure(args: argparse.Namespace, ledger: Ledger, until: float) -> None:
         before = len(ledger.rows())
         with (args.out / 'log.txt').open('a', encoding='utf-8') as log:
             process = subprocess.Popen(
-                child(args, until), stdout=log, stderr=log, env=environment
+                child(args, until),
+                stdout=log,
+                stderr=log,
+                env=environment,
+                start_new_session=True,
             )
             ended = watch(process, ledger, until)
         for row in ledger.rows():

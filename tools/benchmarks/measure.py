@@ -148,9 +148,12 @@ def _processor() -> str:
 
 
 def revision(folder: Path) -> str:
-    """Commit of a checkout, with '+' for changes; 'unknown' outside of git."""
+    """Commit of a checkout, with '+' for changes; 'unknown' without git or outside."""
     git = ['git', '-C', str(folder), 'describe', '--always', '--dirty=+']
-    answer = subprocess.run(git, capture_output=True, text=True)
+    try:
+        answer = subprocess.run(git, capture_output=True, text=True)
+    except FileNotFoundError:
+        return 'unknown'
     return answer.stdout.strip() or 'unknown'
 
 

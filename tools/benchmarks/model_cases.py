@@ -5,16 +5,21 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from tools.benchmarks.backbone_cases import PEERS, REFERENCE, build_backbone, with_checkpointing
-from tools.benchmarks.cases import Case, Prepared, Setting, passes
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import InstanceData, PixelData
-from tools.benchmarks.parity_gate import network_error
 from torch import nn
 
 import mmssm
+from tools.benchmarks.backbone_cases import (
+    PEERS,
+    REFERENCE,
+    build_backbone,
+    with_checkpointing,
+)
+from tools.benchmarks.cases import Case, Prepared, Setting, passes
+from tools.benchmarks.parity_gate import network_error
 
 # The revision that is measured brings its own configs.
 CONFIGS = (

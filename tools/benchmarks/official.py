@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from torch import nn
+
 from tools.benchmarks.cases import Setting, prepare_network
 from tools.benchmarks.measure import Work, peak_bytes, seconds, use
-from torch import nn
 
 HOW = 'NAME=PATH:MODULE:FUNCTION'
 

@@ -5,8 +5,6 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from tools.benchmarks.cases import Case, Prepared, Setting, passes
-from tools.benchmarks.parity_gate import largest_error, passed_back
 from torch import Tensor
 
 from mmssm.ops import (
@@ -16,6 +14,8 @@ from mmssm.ops import (
     ssm2d,
     state_fusion,
 )
+from tools.benchmarks.cases import Case, Prepared, Setting, passes
+from tools.benchmarks.parity_gate import largest_error, passed_back
 
 Size = tuple[int, int]
 

@@ -28,6 +28,8 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
+from torch import nn
+
 from tools.benchmarks.cases import (
     DTYPES,
     GROUPS,
@@ -53,7 +55,6 @@ from tools.benchmarks.official import HOW, Official, Remote
 from tools.benchmarks.parity_gate import red_cases
 from tools.benchmarks.report import Row, insert, to_json, to_markdown, write_whole
 from tools.benchmarks.revisions import ROOT, checked_out, in_turns
-from torch import nn
 
 ROUNDS = 3  # of either revision, with --base
 WARM_UP = 2  # passes; a layer may keep something at the second

@@ -31,13 +31,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from tools.benchmarks.cases import Setting, registry, select
-from tools.benchmarks.measure import machine, size_of, use
-from tools.benchmarks.report import insert, write_whole
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mmssm.backbones import SpatialMamba
+from tools.benchmarks.cases import Setting, registry, select
+from tools.benchmarks.measure import machine, size_of, use
+from tools.benchmarks.report import insert, write_whole
 
 
 class Seconds(NamedTuple):

@@ -29,6 +29,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
+from torch import Tensor, nn
+
+from mmssm.layers.ssm2d import SSM2D
+from mmssm.ops.filter import ssm2d
 from tools.benchmarks.measure import (
     in_fresh_process,
     infer,
@@ -41,10 +45,6 @@ from tools.benchmarks.measure import (
     use,
 )
 from tools.benchmarks.parity_gate import LIMIT, network_error
-from torch import Tensor, nn
-
-from mmssm.layers.ssm2d import SSM2D
-from mmssm.ops.filter import ssm2d
 
 SIZES = ('8x8', '16x16', '32x32', '64x64', '128x128', '200x334')
 IMAGES = ('512x512x2', '800x1333x1')

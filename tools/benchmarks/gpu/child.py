@@ -24,11 +24,11 @@ BROKEN = 3  # exit status: the device answers nothing more to this process
 Section = Callable[[Bench], Iterator[Task]]
 # letter -> its tasks, and the share of the time after which the others go first
 SECTIONS: dict[str, tuple[Section, float]] = {
-    'a': (facts.tasks, 0.06),
-    'b': (warm.tasks, 0.17),
-    'c': (parity.tasks, 0.14),
-    'd': (kernels.tasks, 0.15),
-    'e': (networks.tasks, 0.32),
+    'a': (facts.tasks, 0.05),
+    'b': (warm.tasks, 0.15),
+    'c': (parity.tasks, 0.13),
+    'd': (kernels.tasks, 0.13),
+    'e': (networks.tasks, 0.30),
     'f': (networks.profile_tasks, 0.06),
     'g': (networks.growth_tasks, 0.05),
     'h': (networks.compiled_tasks, 1.0),
@@ -38,7 +38,7 @@ SECTIONS: dict[str, tuple[Section, float]] = {
 def perform(task: Task, bench: Bench) -> None:
     """Measure one row; whatever happens is written down."""
     add = bench.ledger.add
-    add(task.section, task.name, STARTED, limit=max(60.0, 4 * task.seconds))
+    add(task.section, task.name, STARTED, limit=max(60.0, 2 * task.seconds))
     try:
         with torch.random.fork_rng(devices=[]):
             figures = task.run()
@@ -101,7 +101,8 @@ def main() -> None:
     parser.add_argument('--backend')
     parser.add_argument('--tiny', action='store_true')
     args = parser.parse_args()
-    warnings.simplefilter('always')  # into the log: kernels that are not used say so
+    # into the log: kernels that are not used say so
+    warnings.filterwarnings('default', category=UserWarning)
     use(threads=1 if args.tiny else min(8, os.cpu_count() or 1))
     torch.backends.cudnn.benchmark = True
     scale = TINY if args.tiny else FULL

@@ -21,9 +21,12 @@ QUERY = (
 def tasks(bench: Bench) -> Iterator[Task]:
     """Software, clocks, the bandwidth of a copy, the rate of products in bf16."""
     yield Task('facts', 'machine', lambda: _machine(bench))
-    yield Task('facts', 'nvidia-smi', _queried)
+    if bench.on_gpu:
+        yield Task('facts', 'nvidia-smi, idle', _queried)
     yield Task('facts', 'copy', lambda: _copy(bench))
     yield Task('facts', 'bf16 product', lambda: _product(bench))
+    if bench.on_gpu:
+        yield Task('facts', 'nvidia-smi, after the product', _queried)
 
 
 def _machine(bench: Bench) -> Row:

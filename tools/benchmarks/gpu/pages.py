@@ -52,6 +52,7 @@ def _details(row: Row) -> str:
             lines.append(f'    {milliseconds:9.4f} ms {calls:6.1f} x  {name[:140]}')
         if row.get(title):
             lines.insert(len(lines) - len(row[title]), f'    {title}:')
+    lines += [f'    {line}' for line in row.get('binaries', ())]
     if 'traceback' in row:
         lines += [f'    {line}' for line in str(row['traceback']).splitlines()[-12:]]
     return f'\n{row["name"]}\n\n' + '\n'.join(lines) + '\n' if lines else ''
@@ -82,7 +83,8 @@ def summary(rows: Sequence[Row]) -> str:
 
 def _facts(rows: list[Row]) -> list[str]:
     told = {k: v for row in rows for k, v in row.items() if k not in OWN}
-    told.pop('copy_bytes_per_second', None)
+    for noise in ('copy_bytes_per_second', 'error', 'traceback'):
+        told.pop(noise, None)
     return [', '.join(f'{key} {_cell(value)}' for key, value in told.items())]
 
 
@@ -92,7 +94,9 @@ def _compilation(rows: list[Row]) -> list[str]:
         (row for row in rows if row['name'] != 'all' and 's' in row),
         key=lambda row: -row['s'],
     )
-    lines = [', '.join(f'{k} {v}' for k, v in row.items() if k not in OWN) for row in whole]
+    lines = [
+        ', '.join(f'{k} {v}' for k, v in row.items() if k not in OWN) for row in whole
+    ]
     return lines + ['longest: ' + '; '.join(f'{r["name"]} {r["s"]}' for r in slow[:5])]
 
 
@@ -150,10 +154,11 @@ def _kernels(rows: list[Row]) -> list[str]:
 def _profile(rows: list[Row]) -> list[str]:
     lines = []
     for row in rows:
-        if row['status'] == OK:
+        if row['status'] == OK and 'kernels' in row:
             total = row['kernels, ms'] or 1.0
             lines.append(
-                f'{row["name"]}: {total:.1f} ms in kernels, {row["launches"]:.0f} launches'
+                f'{row["name"]}: {total:.1f} ms in kernels, '
+                f'{row["launches"]:.0f} launches'
             )
             for name, calls, milliseconds in row['kernels'][:15]:
                 share = 100 * milliseconds / total

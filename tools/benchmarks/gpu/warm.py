@@ -3,8 +3,10 @@
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +18,7 @@ from mmssm.ops import trial
 from tools.benchmarks.cases import Setting, passes
 from tools.benchmarks.gpu.bench import Bench
 from tools.benchmarks.gpu.cases import OPS, draw_map, results
+from tools.benchmarks.gpu.clock import synchronize
 from tools.benchmarks.gpu.facts import backends
 from tools.benchmarks.gpu.ledger import Ledger, Row, Task
 from tools.benchmarks.gpu.parity import DTYPES, name_of, words_of
@@ -39,9 +42,12 @@ def jobs(device: str, scale: Scale) -> Iterator[Job]:
     against double and timed.
     """
     yield 'first try of each op', lambda: _try(device, scale)
-    for group, shapes in scale.stages.items():
-        for shape in shapes:
-            name = f'block, {group}, {words_of(shape)}'
+    channels = scale.stages['224'][0][1] // 2
+    for size in scale.images:
+        for stage in range(len(scale.stages['224'])):
+            sides = (-(-side // (4 << stage)) for side in (size.height, size.width))
+            shape = (size.batch, channels << stage, *sides)
+            name = f'block, {words_of(shape)}'
             yield name, lambda shape=shape: _block(shape, device)
     for name, op in OPS.items():
         if op.absent:
@@ -65,11 +71,9 @@ def _try(device: str, scale: Scale) -> object:
 
 
 def _block(shape: tuple[int, int, int, int], device: str) -> None:
-    """shape: of the mixer's inner map, twice the channels of the block."""
-    channels = max(1, shape[1] // 2)
     with torch.device(device):
-        block = SpatialMambaBlock(channels)
-    x = draw_map((shape[0], channels, *shape[2:]), torch.float32, device)
+        block = SpatialMambaBlock(shape[1])
+    x = draw_map(shape, torch.bfloat16, device)
     for mode in ('inference', 'training'):
         setting = Setting(shape[2:], shape[0], mode, 'bfloat16', device)
         passes(lambda: block(x), block.parameters(), setting)()
@@ -84,7 +88,8 @@ def compile_all(bench: Bench, seconds: float) -> Row:
     """Start the processes, wait for them, and end those that take too long."""
     tiny = bench.scale == TINY
     count = 2 if tiny else PROCESSES
-    files = [bench.out / f'.warm-{i}.jsonl' for i in range(count)]
+    folder = Path(tempfile.mkdtemp(prefix='mmssm-warm-'))
+    files = [folder / f'{i}.jsonl' for i in range(count)]
     command = [sys.executable, '-m', 'tools.benchmarks.gpu.warm']
     command += ['--device', bench.device, '--of', str(count)] + ['--tiny'] * tiny
     start = time.perf_counter()
@@ -109,7 +114,7 @@ def compile_all(bench: Bench, seconds: float) -> Row:
     for file in files:
         if file.exists():
             rows += [json.loads(line) for line in file.read_text().splitlines()]
-            file.unlink()
+    shutil.rmtree(folder)
     for row in rows:
         name = row.pop('name')
         bench.ledger.add('compilation', name, row.pop('status'), **row)
@@ -147,6 +152,7 @@ def main() -> None:
         row: Row = {'name': name, 'status': 'ok'}
         try:
             run()
+            synchronize(args.device)
         except Exception as error:  # noqa: BLE001 (whatever it is, the next job runs)
             row['status'], row['error'] = 'failed', f'{type(error).__name__}: {error}'
         row['s'] = round(time.perf_counter() - start, 2)
