@@ -42,7 +42,7 @@ def _machine(bench: Bench) -> Row:
         found = torch.cuda.get_device_properties(bench.device)
         row['multiprocessors'] = found.multi_processor_count
         row['memory, GB'] = found.total_memory / 1e9
-        row['L2, MB'] = found.L2_cache_size / 1e6
+        row['L2, MB'] = getattr(found, 'L2_cache_size', 0) / 1e6
     return row
 
 

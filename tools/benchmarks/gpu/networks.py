@@ -236,9 +236,20 @@ def binaries() -> Row:
 
 def growth_tasks(bench: Bench) -> Iterator[Task]:
     """Inference at sizes of four times the pixels each."""
+    before = None
     for size in bench.scale.growth:
-        run = partial(measured, bench, builders(bench)[T], size, 'inference')
+        run = partial(grown, bench, size, before)
         yield Task('growth', f'{T}, {size.words}', run, 12)
+        before = size
+
+
+def grown(bench: Bench, size: Size, before: Size | None) -> Row:
+    """A row, and how it compares with that of a quarter of the pixels."""
+    row = measured(bench, builders(bench)[T], size, 'inference')
+    for smaller in bench.ledger.of('growth'):
+        if before and smaller['name'] == f'{T}, {before.words}':
+            row['for 4x the pixels'] = row['ms'] / smaller['ms']
+    return row
 
 
 def compiled_tasks(bench: Bench) -> Iterator[Task]:

@@ -124,6 +124,8 @@ def _networks(rows: list[Row]) -> list[str]:
         if row['status'] == OK:
             more = f', {row["peak, GB"]:.1f} GB' if 'peak, GB' in row else ''
             more += f', compile {row["compile, s"]} s' if 'compile, s' in row else ''
+            if 'for 4x the pixels' in row:
+                more += f', {row["for 4x the pixels"]:.2f} x a quarter'
             asked = f'{row["batch"]} x '
             more += '' if asked in row['name'] else f', batch {row["batch"]}'
             flag = f' {row["flag"]}' if 'flag' in row else ''
