@@ -43,7 +43,7 @@ def test_one_command_fills_the_folder(tmp_path):
     )
     assert ran.returncode == 0, ran.stderr
     assert len(ran.stdout) < 9000
-    assert 'spatialmamba-t, 2 x 64 x 64, training' in ran.stdout
+    assert 'spatialmamba-t, 2 x 64 x 64: inference ' in ran.stdout
     rows = Ledger(out / 'rows.jsonl').rows()
     assert {row['status'] for row in rows} == {OK}
     assert {row['section'] for row in rows} == {

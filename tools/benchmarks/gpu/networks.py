@@ -44,10 +44,11 @@ def _ours(bench: Bench, arch: object) -> nn.Module:
 def builders(bench: Bench) -> dict[str, Build]:
     """Peers and the smallest of ours first."""
     archs = bench.scale.archs
-    found: dict[str, Build] = {T: lambda size: _ours(bench, archs['t'])}
+    found: dict[str, Build] = {}
     if bench.on_gpu and find_spec('timm'):
         found['swin-t'] = partial(_timm, 'swin_tiny_patch4_window7_224')
         found['convnext-t'] = partial(_timm, 'convnext_tiny')
+    found[T] = lambda size: _ours(bench, archs['t'])
     if bench.on_gpu:
         found['vminet-s'] = lambda size: VMINet('s')
     for key in [k for k in archs if k != 't']:

@@ -6,7 +6,16 @@ from tools.benchmarks.gpu.ledger import FAILED, OK, SKIPPED, Row
 from tools.benchmarks.report import short
 
 OWN = ('section', 'name', 'status', 'at', 'limit')
+HIDDEN = (*OWN, 'traceback')
+LISTS = ('facts', 'backends')
 LONGEST = 8800  # characters of the lines for a terminal
+# figures that only some networks have -> what follows their speed
+EXTRA = {
+    'peak, GB': ' {:.1f} GB',
+    'compile, s': ', compiled in {} s',
+    'for 4x the pixels': ', {:.2f} x a quarter',
+    'flag': ' {}',
+}
 KERNELS = ('kernels', 'forward kernels', 'backward kernels')
 
 
@@ -15,9 +24,19 @@ def page(rows: Sequence[Row]) -> str:
     parts = ['# One run on a GPU\n']
     for section in dict.fromkeys(row['section'] for row in rows):
         these = [row for row in rows if row['section'] == section]
-        parts.append(f'## {section}\n\n{_table(these)}\n')
+        told = _list(these) if section in LISTS else _table(these)
+        parts.append(f'## {section}\n\n{told}\n')
         parts += [_details(row) for row in these if _details(row)]
     return '\n'.join(parts)
+
+
+def _list(rows: Sequence[Row]) -> str:
+    """For rows that have no figure in common."""
+    lines = []
+    for row in rows:
+        lines.append(f'* {row["name"]} ({row["status"]})')
+        lines += [f'  * {k}: {_cell(v)}' for k, v in row.items() if k not in HIDDEN]
+    return '\n'.join(lines)
 
 
 def _table(rows: Sequence[Row]) -> str:
@@ -25,7 +44,7 @@ def _table(rows: Sequence[Row]) -> str:
         key
         for row in rows
         for key, value in row.items()
-        if key not in OWN and not isinstance(value, list) and key != 'traceback'
+        if key not in HIDDEN and not isinstance(value, list)
     )
     lines = [
         '| | status | ' + ' | '.join(titles) + ' |',
@@ -63,6 +82,7 @@ def summary(rows: Sequence[Row]) -> str:
     sections: tuple[tuple[str, Callable[[list[Row]], list[str]]], ...] = (
         ('facts', _facts),
         ('compilation', _compilation),
+        ('backends', lambda rows: [_pairs(row) for row in rows]),
         ('parity', _parity),
         ('networks', _networks),
         ('compiled', _networks),
@@ -94,9 +114,7 @@ def _compilation(rows: list[Row]) -> list[str]:
         (row for row in rows if row['name'] != 'all' and 's' in row),
         key=lambda row: -row['s'],
     )
-    lines = [
-        ', '.join(f'{k} {v}' for k, v in row.items() if k not in OWN) for row in whole
-    ]
+    lines = [_pairs(row) for row in whole]
     return lines + ['longest: ' + '; '.join(f'{r["name"]} {r["s"]}' for r in slow[:5])]
 
 
@@ -104,7 +122,6 @@ def _parity(rows: list[Row]) -> list[str]:
     checked = [row for row in rows if 'parity' in row and row['status'] == OK]
     red = [row for row in checked if row['parity'] == 'RED']
     lines = [f'{len(checked)} checked, {len(red)} RED']
-    lines += [_pairs(row) for row in rows if row['name'] == 'backends']
     for row in red[:12] + [row for row in checked if row['parity'] == 'see error']:
         lines.append(
             f'{row["parity"]} {row["name"]}: {row["worst"]} '
@@ -119,21 +136,20 @@ def _pairs(row: Row) -> str:
 
 
 def _networks(rows: list[Row]) -> list[str]:
-    lines = []
+    """A line for each network and size, both modes in it."""
+    lines: dict[str, list[str]] = {}
     for row in rows:
         if row['status'] == OK:
-            more = f', {row["peak, GB"]:.1f} GB' if 'peak, GB' in row else ''
-            more += f', compile {row["compile, s"]} s' if 'compile, s' in row else ''
-            if 'for 4x the pixels' in row:
-                more += f', {row["for 4x the pixels"]:.2f} x a quarter'
-            asked = f'{row["batch"]} x '
-            more += '' if asked in row['name'] else f', batch {row["batch"]}'
-            flag = f' {row["flag"]}' if 'flag' in row else ''
-            lines.append(
-                f'{row["name"]}: {short(row["ms"])} ms, {short(row["images/s"])}/s'
-                f'{more}{flag}'
-            )
-    return lines
+            name, _, mode = row['name'].rpartition(', ')
+            if mode not in ('inference', 'training'):
+                name, mode = row['name'], ''
+            words = f'{mode} {short(row["ms"])} ms {short(row["images/s"])}/s'
+            for title, form in EXTRA.items():
+                words += form.format(row[title]) if title in row else ''
+            if f'{row["batch"]} x ' not in row['name']:
+                words += f' at batch {row["batch"]}'
+            lines.setdefault(name, []).append(words.strip())
+    return [f'{name}: {"; ".join(words)}' for name, words in lines.items()]
 
 
 def _kernels(rows: list[Row]) -> list[str]:

@@ -28,7 +28,7 @@ DTYPES = (torch.float32, torch.bfloat16)
 
 def tasks(bench: Bench) -> Iterator[Task]:
     """Every op in both precisions at every shape, then one network."""
-    yield Task('parity', 'backends', lambda: backends(bench), 45)
+    yield Task('backends', 'of each op', lambda: backends(bench), 45)
     for shape_of in range(max(len(bench.scale.parity), len(bench.scale.filters))):
         for name, op in OPS.items():
             shapes = bench.scale.filters if name == 'ssm2d' else bench.scale.parity
