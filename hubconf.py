@@ -1,6 +1,6 @@
 """Entry points of torch.hub: every model of `mmssm.list_models()` under its name.
 
-    torch.hub.load(REPOSITORY, 'spatial_mamba_tiny', weights='official')
+torch.hub.load(REPOSITORY, 'spatial_mamba_tiny', weights='official')
 """
 
 from functools import partial

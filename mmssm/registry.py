@@ -10,6 +10,7 @@ themselves.
 import logging
 
 from mmcv.cnn import build_norm_layer
+from mmengine.config import ConfigDict
 from mmengine.logging import print_log
 from mmengine.model import initialize
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
@@ -21,7 +22,7 @@ from mmengine.registry import Registry
 from torch import nn
 
 from mmssm.backbones import ConvNeXt, Mega, SpatialMamba, VMINet, hierarchical
-from mmssm.hosts import SSM2DHost
+from mmssm.hosts import SSM2DHost, ssm2d_host
 from mmssm.layers import norms
 
 MODELS = Registry(
@@ -46,6 +47,10 @@ class _ToMMEngine(logging.Handler):
         print_log(record.getMessage(), logger='current', level=record.levelno)
 
 
+def _build(config: dict) -> nn.Module:
+    return MODELS.build(ConfigDict(config))
+
+
 def _mmcv_norm(norm_cfg: dict, channels: int) -> nn.Module:
     return build_norm_layer(norm_cfg, channels)[1]
 
@@ -54,7 +59,7 @@ for _backbone in BACKBONES:
     MODELS.register_module(module=_backbone)
 norms.OTHERS.append(_mmcv_norm)
 hierarchical.INITIALIZE = initialize
+ssm2d_host.BUILD = _build
 _log = logging.getLogger('mmssm')
 _log.setLevel(logging.INFO)
 _log.addHandler(_ToMMEngine())
-_log.propagate = False

@@ -1,7 +1,6 @@
 """Models by name, with PyTorch alone."""
 
 import os
-from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 from mmssm.backbones import (

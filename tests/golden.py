@@ -41,9 +41,12 @@ def weight(name: str, shape: tuple[int, ...]) -> Tensor:
         'dt_projs_bias': (-2.5, 1.5),
         'Ds': (1, 0.2),
         'alpha': (1, 0.3),
+        'stack': (1, 0.3),
     }
     if last in scale:
         mean, spread = scale[last]
+    elif name.endswith('.g.bn.weight'):
+        mean, spread = 0.2, 0.1
     elif last.startswith('kernel_3'):
         mean, spread = 0.1, 0.3
     elif len(shape) == 1:

@@ -33,9 +33,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmssm.ops import dispatch
-from mmssm.ops.precision import wide
 from mmssm.ops.filter.filters import align
 from mmssm.ops.filter.plan import Plan, groups
+from mmssm.ops.precision import wide
 
 
 class Count(NamedTuple):

@@ -1,4 +1,4 @@
-"""Backbones for dense prediction and the classifier over them; torch is all they need."""
+"""Backbones and the classifier over them; torch is all they need."""
 
 from mmssm.backbones.classifier import Classifier
 from mmssm.backbones.convnext import ConvNeXt

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from mmssm.backbones.arch import Arch, read_arch
 from mmssm.backbones.hierarchical import HierarchicalBackbone, Stage, drop_path_rates
-from mmssm.layers.pyramid import STRIDES, crop, pyramid_level
 from mmssm.layers import (
     SSM2D,
     ChannelNorm,
@@ -18,6 +17,7 @@ from mmssm.layers import (
     GatedAttention,
     PatchConv,
 )
+from mmssm.layers.pyramid import STRIDES, crop, pyramid_level
 
 MIXERS = ('ssm2d', 'ema', 'none')
 

@@ -1,24 +1,22 @@
 """The 2-D SSM (arXiv 2306.06635) inside transformers and ConvNeXts of any package."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
-from mmengine.config import ConfigDict
-from mmengine.utils import to_2tuple
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from mmssm.backbones.hierarchical import HierarchicalBackbone
 from mmssm.hosts.places import PLACES, Mix, find_places, published_place
-from mmssm.layers.pyramid import STRIDES, Pyramid
 from mmssm.layers import SSM2D
-from mmssm.registry import MODELS
+from mmssm.layers.pyramid import STRIDES, Pyramid
 
 STARTS = ('identity', 'published')
+# Builds a network from its config; None where no registry is used.
+BUILD: Callable[[Mapping[str, object]], nn.Module] | None = None
 IMAGE = (224, 224)  # patches of 4, 8, 14, 16 and 32 cut it evenly
 
 
-@MODELS.register_module()
 def SSM2DHost(
     host: Mapping[str, object],
     start: str = 'identity',
@@ -59,9 +57,9 @@ def SSM2DHost(
     """
     if start not in STARTS:
         raise ValueError(f'start is {start!r}; expected one of {STARTS}')
-    backbone = MODELS.build(ConfigDict(host))
+    backbone = BUILD(host)
     places = _choose(backbone, place)
-    outputs = _output_shapes(backbone, to_2tuple(host.get('pretrain_img_size', IMAGE)))
+    outputs = _output_shapes(backbone, _pair(host.get('pretrain_img_size', IMAGE)))
     names = set(backbone.state_dict())
     widths = set()
 
@@ -90,6 +88,10 @@ def SSM2DHost(
         _add_pyramid(backbone)
     _allow_changed_keys(backbone, names)
     return backbone
+
+
+def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else tuple(size)
 
 
 def _choose(backbone: nn.Module, place: str | None) -> list[tuple[nn.Module, str]]:

@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmssm.ops.precision import no_autocast, wide
 from mmssm.ops.filter.folding import fast_length
+from mmssm.ops.precision import no_autocast, wide
 
 
 class ExponentialMovingAverage(nn.Module):

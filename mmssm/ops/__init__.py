@@ -20,8 +20,6 @@ Letters used in signatures and shapes, with the papers' symbols:
     delta, dt    step before and after the softplus; Delta in Mamba
 """
 
-from mmssm.ops.observation import observe
-from mmssm.ops.scan import selective_scan
 from mmssm.ops.attention import (
     mixing_matrix,
     mixing_rank,
@@ -31,6 +29,8 @@ from mmssm.ops.attention import (
 )
 from mmssm.ops.filter import ssm2d, ssm2d_kernel, ssm2d_prepare, ssm2d_support
 from mmssm.ops.fusion import merge_kernels, state_fusion
+from mmssm.ops.observation import observe
+from mmssm.ops.scan import selective_scan
 
 __all__ = [
     'merge_kernels',

@@ -7,7 +7,8 @@ import torch
 from parity import assert_equal_in_double
 from torch._dynamo.testing import CompileCounter
 
-from mmssm.backbones import Mega, SpatialMamba, SSM2DHost, VMINet
+from mmssm.backbones import Mega, SpatialMamba, VMINet
+from mmssm.hosts import SSM2DHost
 
 SMALL = dict(channels=4, depths=(1, 1))
 CONVNEXT = dict(type='mmssm.ConvNeXt', arch=SMALL, out_indices=(0, 1))

@@ -4,32 +4,22 @@ import json
 from argparse import Namespace
 
 import golden
-import numpy as np
 import pytest
 import torch
 from parity import DOUBLE, assert_equal_in_double
 from torch import nn
 
 from mmssm.backbones import VMINet
-from mmssm.weights.files import from_official, save_file
 from mmssm.layers.separable_attention import RESAMPLE
+from mmssm.weights.files import from_official, save_file
 
 TINY = {'channels': 8, 'depths': (1, 1, 2, 1), 'expand': 2}
-SCALES = {'.stack': (1, 0.3), '.g.bn.weight': (0.2, 0.1)}
-
-
-def weight(name, shape):
-    for ending, (mean, spread) in SCALES.items():
-        if name.endswith(ending):
-            values = mean + spread * golden.noise(name, shape[0])
-            return torch.from_numpy(values.astype(np.float32))
-    return golden.weight(name, tuple(shape))
 
 
 def official_weights():
     """Of the classifier, head included."""
     keys = json.loads((golden.DATA / 'vminet_tiny_keys.json').read_text())
-    return {name: weight(name, shape) for name, shape in keys}
+    return {name: golden.weight(name, tuple(shape)) for name, shape in keys}
 
 
 @pytest.fixture(scope='module')

@@ -6,7 +6,7 @@ from parity import assert_equal_in_double
 from ssm2d_hosts import HOSTS, PLACES, bare, build, evaluated, loss_of, mixes
 from torch import nn
 
-from mmssm.backbones import ssm2d_host
+from mmssm.hosts import ssm2d_host
 from mmssm.hosts.places import Mix
 
 

@@ -18,7 +18,7 @@ from ssm2d_hosts import (
 )
 from torch import nn
 
-from mmssm.backbones import ssm2d_host
+from mmssm.hosts import ssm2d_host
 from mmssm.registry import MODELS
 
 

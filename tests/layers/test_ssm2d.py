@@ -8,7 +8,7 @@ import pytest
 import torch
 from parity import assert_equal_in_double
 
-from mmssm import ssm2d_names
+from mmssm.weights.official import ssm2d as ssm2d_names
 from mmssm.layers.ssm2d import SSM2D
 from mmssm.ops.filter import plan, ssm2d_kernel
 

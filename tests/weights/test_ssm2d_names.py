@@ -8,7 +8,8 @@ import pytest
 import torch
 from parity import assert_equal_in_double
 
-from mmssm.backbones import Mega, SSM2DHost
+from mmssm.backbones import Mega
+from mmssm.hosts import SSM2DHost
 from mmssm.weights.files import detect_family, from_official
 from mmssm.layers import SSM2D
 

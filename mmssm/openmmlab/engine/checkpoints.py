@@ -15,8 +15,8 @@ from mmengine.runner import Runner
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch.distributed.fsdp import FullyShardedDataParallel
 
-from mmssm.weights.files import KeyReport, compare, detect_family, load_file, unwrap
 from mmssm.openmmlab.engine.errors import UserError
+from mmssm.weights.files import KeyReport, compare, detect_family, load_file, unwrap
 
 
 def latest_checkpoint(folder: str | Path) -> tuple[str | None, list[str]]:

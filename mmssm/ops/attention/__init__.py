@@ -4,7 +4,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmssm.ops import dispatch
-from mmssm.ops.precision import no_autocast, wide
 from mmssm.ops.attention import elementwise
 from mmssm.ops.attention.matrix import (
     mixing_matrix,
@@ -15,6 +14,7 @@ from mmssm.ops.attention.naive import separable_attention_naive
 from mmssm.ops.attention.positions import resample_positions
 from mmssm.ops.attention.recurrent import separable_attention_recurrent
 from mmssm.ops.attention.windowed import windowed_separable_attention
+from mmssm.ops.precision import no_autocast, wide
 
 __all__ = [
     'mixing_matrix',

@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmssm.ops.precision import no_autocast, wide
 from mmssm.ops.attention.elementwise import global_context
+from mmssm.ops.precision import no_autocast, wide
 
 
 def windowed_separable_attention(

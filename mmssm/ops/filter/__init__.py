@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from mmssm.ops import dispatch, trial
-from mmssm.ops.precision import no_autocast, precision
 from mmssm.ops.filter.filters import (
     Prepared,
     align,
@@ -18,6 +17,7 @@ from mmssm.ops.filter.filters import (
 from mmssm.ops.filter.naive import FLIPS, ssm2d_kernel_naive, ssm2d_naive
 from mmssm.ops.filter.plan import Plan
 from mmssm.ops.filter.truncation import supports
+from mmssm.ops.precision import no_autocast, precision
 
 __all__ = ['Prepared', 'ssm2d', 'ssm2d_kernel', 'ssm2d_prepare', 'ssm2d_support']
 

@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmssm.ops.precision import no_autocast
 from mmssm.ops.filter.fused import Piece, apply_pieces, filter_pieces
-from mmssm.ops.filter.plan import Plan
 from mmssm.ops.filter.operator import check_finite, filter_maps, kernels_of
+from mmssm.ops.filter.plan import Plan
+from mmssm.ops.precision import no_autocast
 
 
 def filter_fused(

@@ -17,8 +17,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mmssm.ops.filter.kernels import KernelBank, KernelBankAdjoint
 from mmssm.ops.filter.folding import fold, fold_adjoint, transform, transform_back
+from mmssm.ops.filter.kernels import KernelBank, KernelBankAdjoint
 from mmssm.ops.filter.plan import Channels, Part, Plan, Size, budget, groups, parts
 
 

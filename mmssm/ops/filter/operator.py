@@ -5,10 +5,10 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 from torch.library import custom_op
 
-from mmssm.ops.precision import no_autocast
-from mmssm.ops.filter.kernels import KernelBank, KernelBankAdjoint
 from mmssm.ops.filter.fused import apply_pieces, empty_as, filter_adjoint, filter_pieces
+from mmssm.ops.filter.kernels import KernelBank, KernelBankAdjoint
 from mmssm.ops.filter.plan import Plan
+from mmssm.ops.precision import no_autocast
 
 
 def check_finite(*tensors: Tensor) -> None:

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from torch import Tensor
 
 from mmssm.ops import dispatch, trial
-from mmssm.ops.precision import no_autocast, widened
 from mmssm.ops.fusion.merged import merge_kernels, state_fusion_merged
 from mmssm.ops.fusion.naive import state_fusion_naive
 from mmssm.ops.fusion.shared_border import state_fusion_shared_border
+from mmssm.ops.precision import no_autocast, widened
 
 __all__ = ['merge_kernels', 'state_fusion']
 

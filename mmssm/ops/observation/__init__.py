@@ -5,10 +5,10 @@ from collections.abc import Callable
 from torch import Tensor
 
 from mmssm.ops import dispatch, trial
+from mmssm.ops.fusion import check_fusion
 from mmssm.ops.observation.naive import observe_naive
 from mmssm.ops.observation.shared_border import observe_shared_border
 from mmssm.ops.precision import no_autocast, widened
-from mmssm.ops.fusion import check_fusion
 
 __all__ = ['observe']
 

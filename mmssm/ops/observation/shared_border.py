@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 from torch.library import custom_op
 
-from mmssm.ops.precision import no_autocast
 from mmssm.ops.fusion.shared_border import fuse, fuse_adjoint, scaled_taps
+from mmssm.ops.precision import no_autocast
 
 
 def observe_shared_border(

@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 from torch.library import custom_op
 
-from mmssm.ops.precision import precision
 from mmssm.ops.fusion.triton import (
     cells,
     channels,
@@ -29,6 +28,7 @@ from mmssm.ops.fusion.triton import (
     taps,
     taps_adjoint,
 )
+from mmssm.ops.precision import precision
 
 
 def observe_triton(

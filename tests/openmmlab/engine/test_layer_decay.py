@@ -5,7 +5,8 @@ from mmengine.optim import build_optim_wrapper
 from torch import nn
 
 import mmssm.openmmlab.engine  # noqa: F401 (registers the constructor)
-from mmssm.backbones import SpatialMamba, SSM2DHost
+from mmssm.backbones import SpatialMamba
+from mmssm.hosts import SSM2DHost
 
 LR, DECAY = 0.5, 0.25
 
