@@ -134,6 +134,7 @@ def machine(device: str) -> dict[str, str | int]:
     return {
         'torch': torch.__version__,
         'device': torch.cuda.get_device_name(device) if kind != 'cpu' else _processor(),
+        'CPU capability': torch.backends.cpu.get_cpu_capability(),
         'TF32': 'on' if tf32 and kind != 'cpu' else 'off',
         'threads': torch.get_num_threads(),
         'python': platform.python_version(),

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from torch import nn
 
-from tools.benchmarks.cases import Setting, prepare_network
+from tools.benchmarks.case import Setting, prepare_network
 from tools.benchmarks.measure import Work, peak_bytes, seconds, use
 
 HOW = 'NAME=PATH:MODULE:FUNCTION'

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mmssm.ops import dispatch
-from tools.benchmarks.cases import Case
+from tools.benchmarks.case import Case
 from tools.benchmarks.measure import tensors_of
 
 LIMIT = 1e-10

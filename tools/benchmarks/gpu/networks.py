@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mmssm.backbones import SpatialMamba, VMINet
-from tools.benchmarks.cases import Setting, passes
+from tools.benchmarks.case import Setting, passes
 from tools.benchmarks.gpu.bench import Bench
 from tools.benchmarks.gpu.cases import plain_torch
 from tools.benchmarks.gpu.clock import pass_milliseconds

@@ -15,7 +15,7 @@ import torch
 
 from mmssm.backbones.spatial_mamba import SpatialMamba, SpatialMambaBlock
 from mmssm.ops import trial
-from tools.benchmarks.cases import Setting, passes
+from tools.benchmarks.case import Setting, passes
 from tools.benchmarks.gpu.bench import Bench
 from tools.benchmarks.gpu.cases import OPS, draw_map, results
 from tools.benchmarks.gpu.clock import synchronize

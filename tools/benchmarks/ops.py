@@ -14,7 +14,7 @@ from mmssm.ops import (
     ssm2d,
     state_fusion,
 )
-from tools.benchmarks.cases import Case, Prepared, Setting, passes
+from tools.benchmarks.case import Case, Prepared, Setting, passes
 from tools.benchmarks.parity_gate import largest_error, passed_back
 
 Size = tuple[int, int]
@@ -32,10 +32,10 @@ class Op(NamedTuple):
     channels: int
 
 
-def op_cases() -> list[Case]:
+def cases(group: str) -> list[Case]:
     """One case for each op."""
     return [
-        Case(f'ops/{name}', partial(_prepare, name), partial(_gate, name))
+        Case(f'{group}/{name}', partial(_prepare, name), partial(_gate, name))
         for name in OPS
     ]
 
@@ -43,11 +43,10 @@ def op_cases() -> list[Case]:
 def _prepare(name: str, setting: Setting) -> Prepared:
     op = OPS[name]
     torch.manual_seed(0)
-    height, width = (-(-side // 4) for side in setting.size)
     dtype = getattr(torch, setting.dtype)
     inputs = [
         _leaf(x.to(setting.device, dtype))
-        for x in op.inputs(setting.batch, op.channels, height, width)
+        for x in op.inputs(setting.batch, op.channels, *setting.map_size)
     ]
     run = torch.compile(op.run) if setting.compiled else op.run
     work = passes(lambda: run(*inputs), inputs, setting._replace(dtype='float32'))
