@@ -87,9 +87,9 @@ def test_a_wrong_kernel_is_red_and_marks_its_times(bench):
 def test_shares_are_of_the_copy(bench):
     bench.ledger.add('facts', 'copy', OK, copy_bytes_per_second=1e9)
     row = kernels.timed(bench, 'conv + SiLU, cuDNN NHWC', (1, 8, 4, 4))
-    # x and y of 128 numbers, 9 + 1 parameters for each of 8 channels; 2 bytes each
-    assert row['forward, of copy'] * row['forward, ms'] == pytest.approx(6.72e-4)
-    assert row['backward, of copy'] * row['backward, ms'] == pytest.approx(1.088e-3)
+    # x and y of 128 numbers of 2 bytes, 9 + 1 of 4 bytes for each of 8 channels
+    assert row['forward, of copy'] * row['forward, ms'] == pytest.approx(8.32e-4)
+    assert row['backward, of copy'] * row['backward, ms'] == pytest.approx(1.408e-3)
 
 
 def test_an_error_becomes_a_row_and_the_next_one_runs(bench, monkeypatch):

@@ -91,11 +91,11 @@ def gate_inputs(shape: Shape, dtype: torch.dtype, device: str) -> list[Tensor]:
 
 
 def conv_inputs(shape: Shape, dtype: torch.dtype, device: str) -> list[Tensor]:
-    """x, weight, bias; autocast gives all three in its dtype."""
+    """x, weight, bias; parameters stay in float32 under autocast."""
     return [
         draw_map(shape, dtype, device),
-        draw(shape[1], 1, 3, 3, device=device, dtype=dtype),
-        draw(shape[1], device=device, dtype=dtype),
+        draw(shape[1], 1, 3, 3, device=device),
+        draw(shape[1], device=device),
     ]
 
 
@@ -127,7 +127,8 @@ def depthwise_conv(
     activation: str | None = None,
     residual: bool = False,
 ) -> Tensor:
-    """By cuDNN on a GPU, in the memory format of x."""
+    """By cuDNN on a GPU, in the memory format of x; parameters are cast to its dtype."""
+    weight, bias = weight.to(x.dtype), bias.to(x.dtype)
     y = F.conv2d(x, weight, bias, padding=1, groups=x.shape[1])
     if activation == 'silu':
         y = F.silu(y)
