@@ -127,7 +127,7 @@ def depthwise_conv(
     activation: str | None = None,
     residual: bool = False,
 ) -> Tensor:
-    """By cuDNN on a GPU, in the memory format of x; parameters are cast to its dtype."""
+    """By cuDNN on a GPU, in the dtype and the memory format of x."""
     weight, bias = weight.to(x.dtype), bias.to(x.dtype)
     y = F.conv2d(x, weight, bias, padding=1, groups=x.shape[1])
     if activation == 'silu':
