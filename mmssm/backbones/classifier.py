@@ -8,7 +8,7 @@ import warnings
 from torch import Tensor, nn
 
 from mmssm.backbones.hierarchical import HierarchicalBackbone
-from mmssm.weights.files import (
+from mmssm.weights import (
     StateDict,
     detect_family,
     from_official,

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmssm.backbones.feature_info import FeatureInfo
 from mmssm.backbones.recompute import recompute
 from mmssm.layers import ChannelNorm
-from mmssm.weights.files import compare, load_weights, read_weights
+from mmssm.weights import compare, load_weights, read_weights
 
 LOG = logging.getLogger(__name__)
 # What else initialises a module as its init_cfg says; None where nothing can.

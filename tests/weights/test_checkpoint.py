@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mmssm.backbones import SpatialMamba
-from mmssm.weights.files import (
+from mmssm.weights import (
     detect_family,
     from_official,
     load_file,

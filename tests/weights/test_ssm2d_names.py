@@ -10,8 +10,8 @@ from parity import assert_equal_in_double
 
 from mmssm.backbones import Mega
 from mmssm.hosts import SSM2DHost
-from mmssm.weights.files import detect_family, from_official
 from mmssm.layers import SSM2D
+from mmssm.weights import detect_family, from_official
 
 SSM = dict(start='published', num_states=4, num_ssms=2, pyramid=False)
 SWIN = dict(

@@ -1,7 +1,7 @@
-"""Released 2-D SSM models: what renaming alone does not make ours.
+"""Released 2-D SSMs: the layer alone, in Swin, in ViT, and Mega.
 
-Each function takes and returns a state dict under our names; see `mmssm.weights.files`.
-ValueError for a layer of which arrays are missing.
+Each function takes and returns a state dict under our names: what renaming alone does
+not make ours.  ValueError for a layer of which arrays are missing.
 """
 
 import math
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-StateDict = dict[str, Tensor]
+from mmssm.weights.official.family import Family, StateDict
 
 
 def layers(weights: StateDict) -> StateDict:
@@ -97,3 +97,59 @@ def mega(weights: StateDict) -> StateDict:
 
 def _is_c(name: str) -> bool:
     return re.search(r'(^|\.)C_1$', name) is not None
+
+
+FAMILIES = {
+    # hosts have the names of mmdet's Swin and mmseg's ViT
+    'ssm2d': Family(signature=r'^C_1$', renames=(), finish=layers),
+    'ssm2d_swin': Family(
+        signature=r'layers\.\d+\.blocks\.\d+\.(mlp\.)?move\.C_1$',
+        renames=(
+            (r'^layers\.', 'stages.'),
+            (r'^patch_embed\.proj\.', 'patch_embed.projection.'),
+            (r'\.attn\.', '.attn.w_msa.'),
+            (r'\.mlp\.fc1\.', '.ffn.layers.0.0.'),
+            (r'\.mlp\.fc2\.', '.ffn.layers.1.'),
+            (r'\.mlp\.move\.', '.ffn.layers.0.0.mix.ssm2d.'),
+            (r'\.move\.', '.attn.mix.ssm2d.'),
+        ),
+        finish=swin,
+    ),
+    'ssm2d_vit': Family(
+        signature=r'transformer\.layers\.\d+\.\d+\.fn\.move\.C_1$',
+        renames=(
+            (r'^pos_embedding$', 'pos_embed'),
+            (r'^to_patch_embedding\.1\.', 'patch_embed.projection.'),
+            (r'^transformer\.', ''),
+            (r'\.0\.norm\.', '.ln1.'),
+            (r'\.1\.norm\.', '.ln2.'),
+            (r'\.0\.fn\.move\.', '.attn.mix.ssm2d.'),
+            (r'\.0\.fn\.to_out\.0\.', '.attn.attn.out_proj.'),
+            (r'\.0\.fn\.', '.attn.attn.'),
+            (r'\.1\.fn\.(net\.0|fc1)\.', '.ffn.layers.0.0.'),
+            (r'\.1\.fn\.(net\.3|fc2)\.', '.ffn.layers.1.'),
+            (r'\.1\.fn\.move\.', '.ffn.layers.0.0.mix.ssm2d.'),
+        ),
+        finish=vit,
+    ),
+    'ssm2d_mega': Family(
+        signature=r'blocks\.\d+\.mega_layer\.mx_proj\.weight$',
+        renames=(
+            (r'^pos_embed$', 'stem.position'),
+            (r'^patch_embed\.proj\.', 'stem.conv.'),
+            (r'^final_norm\.norm\.', 'out_norms.3.norm.'),
+            (r'\.nffn\.norm\.norm\.', '.norm.'),
+            (r'\.nffn\.', '.'),
+            (r'\.mega_layer\.', '.attention.'),
+            (r'\.attention\.norm\.norm\.', '.attention.norm.'),
+            (r'\.attention\.gamma$', '.attention.scale'),
+            (r'\.attention\.beta$', '.attention.shift'),
+            (r'\.rel_pos_bias\.rel_pos_bias$', '.position.bias'),
+            (r'\.move\.', '.mixer.'),
+            (r'\.v_proj\.', '.value.'),
+            (r'\.mx_proj\.', '.gates.'),
+            (r'\.h_proj\.', '.hidden.'),
+        ),
+        finish=mega,
+    ),
+}

@@ -1,16 +1,18 @@
 """A file is whole or not there."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import mmengine
 import pytest
 
-from mmssm.openmmlab.engine import storage
+from mmssm.openmmlab.engine import saving
 
 
 @pytest.fixture
 def backend():
-    return storage.AtomicBackend()
+    return saving.AtomicBackend()
 
 
 def test_written_and_read(tmp_path, backend):
@@ -42,11 +44,43 @@ def test_link_stays_a_link(tmp_path, backend):
     assert (tmp_path / 'file').read_bytes() == b'new'
 
 
+def test_files_of_two_threads_do_not_meet(tmp_path):
+    contents = [bytes([number]) * 100_000 for number in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(10):
+            list(pool.map(partial(saving.write_whole, tmp_path / 'file'), contents))
+    assert (tmp_path / 'file').read_bytes() in contents
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_permissions_are_those_of_other_new_files(tmp_path, backend):
+    (tmp_path / 'plain').touch()
+    backend.put(b'', tmp_path / 'whole')
+    modes = {path.stat().st_mode for path in tmp_path.iterdir()}
+    assert len(modes) == 1
+
+
+def test_leftovers_go_and_files_being_written_stay(tmp_path, monkeypatch):
+    dead = tmp_path / '.epoch_1.pth.0123.tmp'
+    dead.touch()
+    seen = []
+
+    def meanwhile(descriptor):
+        saving.remove_leftovers(tmp_path)
+        seen.extend(path.name for path in tmp_path.iterdir())
+
+    monkeypatch.setattr(os, 'fsync', meanwhile)
+    saving.write_whole(tmp_path / 'epoch_2.pth', b'2')
+    (name,) = seen
+    assert name.startswith('.epoch_2.pth.')
+    assert (tmp_path / 'epoch_2.pth').read_bytes() == b'2'
+
+
 def test_mmengine_writes_by_it(tmp_path, monkeypatch):
-    storage.use_atomic_files()
+    saving.use_atomic_files()
     written = []
     monkeypatch.setattr(
-        storage, 'write_whole', lambda path, _: written.append(str(path))
+        saving, 'write_whole', lambda path, _: written.append(str(path))
     )
     mmengine.dump({'a': 1}, tmp_path / 'a.json')
     mmengine.dump({'a': 1}, tmp_path / 'a.pkl')

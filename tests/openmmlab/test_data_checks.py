@@ -1,21 +1,24 @@
-"""What `check_data.py` says about data that are broken on purpose."""
+"""What the check of data says about data that are broken on purpose."""
 
 import json
 import subprocess
 import sys
 from pathlib import Path
 
-import check_data
 import cv2
-import make_demo_data
 import numpy as np
 import pytest
-from data_report import Report, sample, similar
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from PIL import Image
 
+from mmssm.openmmlab import data_checks
+from mmssm.openmmlab.data_checks.report import Report, sample, similar
+from tools.demo.data import make
+
 ROOT = Path(__file__).parents[2]
+CODE = 'from mmssm.openmmlab.cli import check_data; check_data()'
+COMMAND = [sys.executable, '-c', CODE]
 CONFIGS = dict(
     mmdet='mask-rcnn_spatialmamba-demo_fpn_shapes.py',
     mmseg='spatialmamba-demo_upernet_shapes.py',
@@ -25,7 +28,7 @@ CONFIGS = dict(
 @pytest.fixture
 def data(tmp_path, monkeypatch):
     """A small data set where the demo's configs look for it."""
-    make_demo_data.make(tmp_path / 'data/demo', 0, dict(train=6, val=3))
+    make(tmp_path / 'data/demo', 0, dict(train=6, val=3))
     monkeypatch.chdir(tmp_path)
     return tmp_path / 'data/demo'
 
@@ -38,7 +41,7 @@ def findings(data, capsys):
         cfg = Config.fromfile(ROOT / 'configs/demo' / CONFIGS[scope])
         cfg.merge_from_dict({k.replace('__', '.'): v for k, v in options.items()})
         with DefaultScope.overwrite_default_scope(scope):
-            report = check_data.check(cfg, samples)
+            report = data_checks.check(cfg, samples)
         return report.errors, report.warnings, capsys.readouterr().out
 
     return run
@@ -381,15 +384,14 @@ def test_report_counts(capsys):
     ],
 )
 def test_command_tells_by_its_exit_status(data, options, status, words):
-    command = [sys.executable, str(ROOT / 'tools/misc/check_data.py')]
-    command += [str(ROOT / 'configs/demo' / CONFIGS['mmdet']), *options]
+    command = [*COMMAND, str(ROOT / 'configs/demo' / CONFIGS['mmdet']), *options]
     done = subprocess.run(command, capture_output=True, text=True, cwd=data.parents[1])
     assert done.returncode == status, done.stderr
     assert words in done.stdout
 
 
 def test_command_refuses_an_absent_config(tmp_path):
-    command = [sys.executable, str(ROOT / 'tools/misc/check_data.py'), 'absent.py']
+    command = [*COMMAND, 'absent.py']
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 1
     assert 'absent.py' in done.stderr

@@ -4,7 +4,7 @@ import pytest
 from mmengine.config import Config
 
 from mmssm.openmmlab.engine import UserError, missing_paths
-from mmssm.openmmlab.engine.datasets import check_paths, check_pretrained
+from mmssm.openmmlab.engine.paths import check_paths, check_pretrained
 
 
 def config(dataset, loader='train', **others):

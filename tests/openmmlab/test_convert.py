@@ -1,23 +1,11 @@
 """The converter writes a checked file, or nothing."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
 
 from mmssm.backbones import SpatialMamba
-from mmssm.weights.files import load_file, save_file
-
-TOOL = Path(__file__).parents[2] / 'tools/model_converters/official_to_mmssm.py'
-
-
-@pytest.fixture(scope='module')
-def tool():
-    spec = importlib.util.spec_from_file_location('official_to_mmssm', TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from mmssm.openmmlab.commands import convert as tool
+from mmssm.weights import load_file, save_file
 
 
 @pytest.fixture(scope='module')
@@ -54,7 +42,7 @@ def official():
     return named
 
 
-def test_classifier_becomes_a_backbone_file(tool, official, tmp_path, capsys):
+def test_classifier_becomes_a_backbone_file(official, tmp_path, capsys):
     classifier = {k: v for k, v in official.items() if 'outnorm' not in k}
     classifier['head.weight'] = torch.zeros(10, 512)
     save_file({'model': classifier}, tmp_path / 'a.pth')
@@ -69,7 +57,7 @@ def test_classifier_becomes_a_backbone_file(tool, official, tmp_path, capsys):
     assert torch.equal(kernel, expected)
 
 
-def test_detector_keeps_its_heads(tool, official, tmp_path):
+def test_detector_keeps_its_heads(official, tmp_path):
     detector = {f'backbone.{k}': v for k, v in official.items()}
     detector['rpn_head.rpn_cls.bias'] = torch.ones(3)
     save_file({'state_dict': detector}, tmp_path / 'a.pth')
@@ -80,7 +68,7 @@ def test_detector_keeps_its_heads(tool, official, tmp_path):
     assert written['meta']['arch'] == 'tiny'
 
 
-def test_differences_are_named_and_nothing_is_written(tool, official, tmp_path, capsys):
+def test_differences_are_named_and_nothing_is_written(official, tmp_path, capsys):
     broken = dict(official)
     del broken['layers.0.blocks.0.mlp.fc1.bias']
     save_file(broken, tmp_path / 'a.pth')
@@ -93,7 +81,7 @@ def test_differences_are_named_and_nothing_is_written(tool, official, tmp_path, 
     assert tool.main([*paths, '--arch', 'tiny', '--allow-missing', '*.bias']) == 0
 
 
-def test_other_files_are_refused(tool, tmp_path, capsys):
+def test_other_files_are_refused(tmp_path, capsys):
     save_file({'conv1.weight': torch.ones(1)}, tmp_path / 'a.pth')
     assert tool.main([str(tmp_path / 'a.pth'), str(tmp_path / 'b.pth')]) == 1
     assert "its first key is 'conv1.weight'" in capsys.readouterr().err
@@ -101,7 +89,7 @@ def test_other_files_are_refused(tool, tmp_path, capsys):
     assert 'no checkpoint at' in capsys.readouterr().err
 
 
-def test_weights_without_a_backbone_of_ours_are_refused(tool, tmp_path, capsys):
+def test_weights_without_a_backbone_of_ours_are_refused(tmp_path, capsys):
     save_file({'layers.0.blocks.0.move.C_1': torch.zeros(8, 4)}, tmp_path / 'a.pth')
     assert tool.main([str(tmp_path / 'a.pth'), str(tmp_path / 'b.pth')]) == 1
     assert "family 'ssm2d_swin' belong to" in capsys.readouterr().err

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from engine import tiny, toy
+from openmmlab.engine import tiny, toy
 
 TOOLS = toy.ROOT / 'tools'
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from mmengine.config import Config
 
-from mmssm.openmmlab.engine.errors import UserError
+from mmssm.openmmlab.errors import UserError
 
 
 def missing_paths(

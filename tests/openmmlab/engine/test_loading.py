@@ -12,10 +12,11 @@ from mmengine.config import Config
 from mmengine.logging import HistoryBuffer, MMLogger
 from torch import nn
 
-from mmssm.openmmlab.engine import UserError, checkpoints
-from mmssm.openmmlab.engine.checkpoints import CheckpointFitHook, latest_checkpoint
+from mmssm.openmmlab.engine import UserError, loading
+from mmssm.openmmlab.engine.loading import CheckpointFitHook
+from mmssm.openmmlab.engine.resuming import latest_checkpoint
 
-checkpoints.use_safe_loading()
+loading.use_safe_loading()
 
 
 def save(path, age=0):
@@ -52,7 +53,7 @@ def test_log_of_mmengine_survives(tmp_path):
     history = HistoryBuffer([1.0, 2.5], [1, 1])
     content = dict(log=history, number=np.float64(3), flag=np.bool_(True))
     torch.save(content, tmp_path / 'a.pth')
-    read = checkpoints.read_checkpoint(tmp_path / 'a.pth')
+    read = loading.read_checkpoint(tmp_path / 'a.pth')
     assert read['log'].mean() == 1.75
     assert read['log'].statistics('max') == 2.5
     assert (read['number'], read['flag']) == (3, True)
@@ -69,7 +70,7 @@ def test_log_of_the_other_numpy(tmp_path):
     named = (tmp_path / 'b.pth').read_bytes()
     assert theirs.encode() in named
     assert ours.encode() not in named
-    assert checkpoints.read_checkpoint(tmp_path / 'b.pth')['number'] == 3
+    assert loading.read_checkpoint(tmp_path / 'b.pth')['number'] == 3
 
 
 class Getattr:
@@ -90,14 +91,14 @@ def test_objects_that_run_code_are_refused(tmp_path, monkeypatch, evil):
     monkeypatch.chdir(tmp_path)
     torch.save(dict(state_dict={}, evil=evil), 'a.pth')
     with pytest.raises(UserError, match='a.pth'):
-        checkpoints.read_checkpoint('a.pth')
+        loading.read_checkpoint('a.pth')
     assert not os.path.exists('made')
 
 
 def test_refusal_names_the_class(tmp_path):
     torch.save(dict(w=torch.ones(1), args=SimpleNamespace()), tmp_path / 'a.pth')
     with pytest.raises(UserError, match='types.SimpleNamespace'):
-        checkpoints.read_checkpoint(tmp_path / 'a.pth')
+        loading.read_checkpoint(tmp_path / 'a.pth')
 
 
 @pytest.mark.parametrize('size', [0, 1, 100, 600, -1])
@@ -106,32 +107,32 @@ def test_cut_files(tmp_path, size):
     torch.save(dict(w=torch.ones(500)), path)
     path.write_bytes(path.read_bytes()[:size])
     with pytest.raises(UserError, match=r'a\.pth is not a complete checkpoint'):
-        checkpoints.read_checkpoint(path)
+        loading.read_checkpoint(path)
 
 
 def test_other_files(tmp_path):
     path = tmp_path / 'a.pth'
     with pytest.raises(UserError, match='there is no checkpoint at'):
-        checkpoints.read_checkpoint(path)
+        loading.read_checkpoint(path)
     path.write_text('hello')
     with pytest.raises(UserError, match='not a complete checkpoint'):
-        checkpoints.read_checkpoint(path)
+        loading.read_checkpoint(path)
     path.write_bytes(pickle.dumps([1]))
     with pytest.raises(UserError, match='not a complete checkpoint'):
-        checkpoints.read_checkpoint(path)
+        loading.read_checkpoint(path)
     torch.save([torch.ones(1)], path)
     with pytest.raises(UserError, match='holds a list'):
-        checkpoints.read_checkpoint(path)
+        loading.read_checkpoint(path)
 
 
-def fit(weights, strict=True):
+def fit(weights, strict=True, **options):
     model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
     logger = MMLogger.get_instance('fit')
     cfg = Config(dict(load_from='a.pth'))
     runner = SimpleNamespace(model=model, logger=logger, cfg=cfg)
     state = {name: value.clone() for name, value in model.state_dict().items()}
     checkpoint = dict(state_dict=weights(state))
-    CheckpointFitHook(strict).after_load_checkpoint(runner, checkpoint)
+    CheckpointFitHook(strict, **options).after_load_checkpoint(runner, checkpoint)
 
 
 def without(*names, **others):
@@ -159,6 +160,14 @@ def test_differing_keys_are_named(weights, words):
     with pytest.raises(UserError, match=words):
         fit(weights)
     fit(weights, strict=False)
+
+
+def test_the_advice_is_that_of_the_command():
+    with pytest.raises(UserError, match=r'or --lenient-keys to load what fits'):
+        fit(without('0.weight'))
+    advice = loading.START_FROM
+    with pytest.raises(UserError, match=r'load_from=FILE, without --resume, to load'):
+        fit(without('0.weight'), advice=advice)
 
 
 def test_nothing_in_common_is_never_lenient():

@@ -1,8 +1,7 @@
-"""Checkpoint files: which one to resume, how to read it, whether it fits."""
+"""Reading checkpoints of mmengine without running code, and whether they fit."""
 
 import pickle
 import re
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -15,34 +14,8 @@ from mmengine.runner import Runner
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch.distributed.fsdp import FullyShardedDataParallel
 
-from mmssm.openmmlab.engine.errors import UserError
-from mmssm.weights.files import KeyReport, compare, detect_family, load_file, unwrap
-
-
-def latest_checkpoint(folder: str | Path) -> tuple[str | None, list[str]]:
-    """The newest complete checkpoint of a work_dir, and the broken ones passed over.
-
-    First the one that mmengine noted in the file last_checkpoint, then epoch_N.pth and
-    iter_N.pth, the newest first.
-    """
-    folder = Path(folder).resolve()
-    numbered = [
-        path
-        for path in folder.glob('*.pth')
-        if re.fullmatch(r'(epoch|iter)_\d+\.pth', path.name)
-    ]
-    candidates = sorted(numbered, key=lambda p: p.stat().st_mtime, reverse=True)
-    note = folder / 'last_checkpoint'
-    noted = Path(note.read_text().strip() if note.is_file() else '')
-    if noted.name and noted.exists():
-        candidates.insert(0, noted.resolve())
-    broken = []
-    for path in dict.fromkeys(candidates):
-        # DeepSpeed writes folders; a file's zip directory stands at its very end
-        if path.is_dir() or zipfile.is_zipfile(path):
-            return str(path), broken
-        broken.append(str(path))
-    return None, broken
+from mmssm.openmmlab.errors import UserError
+from mmssm.weights import KeyReport, compare, detect_family, load_file, unwrap
 
 
 def read_checkpoint(
@@ -89,19 +62,25 @@ def use_safe_loading() -> None:
     CheckpointLoader.register_scheme('', load_from_local, force=True)
 
 
+# what the commands offer for a checkpoint that fits in part
+LENIENT = '--lenient-keys'
+START_FROM = '--cfg-options load_from=FILE, without --resume,'
+
+
 class CheckpointFitHook(Hook):
     """Compares a checkpoint with the model before mmengine loads it.
 
     mmengine itself loads what fits and only writes the rest to the log.
 
     strict: differing keys raise UserError; else they are logged, and only a
-    checkpoint that fits nowhere raises.
+    checkpoint that fits nowhere raises.  advice: how to load what fits all the same.
     """
 
     priority = 'LOWEST'
 
-    def __init__(self, strict: bool = True) -> None:
+    def __init__(self, strict: bool = True, advice: str = LENIENT) -> None:
         self.strict = strict
+        self.advice = advice
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         if isinstance(runner.model, FullyShardedDataParallel):
@@ -129,7 +108,7 @@ class CheckpointFitHook(Hook):
         if self.strict or fitting <= 0:
             raise UserError(
                 f'{message}\nUse the config that the checkpoint was trained with'
-                + (', or --lenient-keys to load what fits' if fitting > 0 else '')
+                + (f', or {self.advice} to load what fits' if fitting > 0 else '')
             )
         runner.logger.warning(message)
 

@@ -47,6 +47,28 @@ def test_unreadable_configs(tmp_path, text, words):
         configs.read_config(str(path))
 
 
+def test_misspelt_parts_of_options(tmp_path):
+    path = tmp_path / 'name.py'
+    path.write_text('model = dict(backbone=dict(depth=1)); list = [dict(c=1)]')
+    with pytest.raises(UserError, match='no bakcbone. Did you mean backbone?'):
+        configs.read_config(str(path), {'model.bakcbone.depth': 2})
+    with pytest.raises(UserError, match='no modell. Did you mean model?'):
+        configs.read_config(str(path), {'modell.backbone.depth': 2})
+    new = {'model.neck.depth': 2, 'model.backbone.width': 3, 'list.0.c': 4}
+    cfg = configs.read_config(str(path), new)
+    assert (cfg.model.neck.depth, cfg.model.backbone.width, cfg.list[0].c) == (2, 3, 4)
+
+
+def test_parts_of_a_loop_come_together():
+    configs.require_together(detection(), 'val')
+    whole = dict(val_dataloader={}, val_cfg={}, val_evaluator={})
+    configs.require_together(detection(**whole), 'val')
+    with pytest.raises(
+        UserError, match='val_dataloader and val_evaluator without val_'
+    ):
+        configs.require_together(detection(**dict(whole, val_cfg=None)), 'val')
+
+
 def test_option_that_does_not_fit(tmp_path):
     path = tmp_path / 'name.py'
     path.write_text('a = [dict(b=1)]')
