@@ -8,7 +8,7 @@ import torch
 
 from mmssm.ops import dispatch
 from tools.benchmarks.gpu.bench import Bench
-from tools.benchmarks.gpu.cases import OPS
+from tools.benchmarks.gpu.cases import OPS, Op, Shape
 from tools.benchmarks.gpu.ledger import Row, Task
 from tools.benchmarks.measure import machine, revision
 
@@ -74,15 +74,14 @@ def _product(bench: Bench) -> Row:
 
 def backends(bench: Bench) -> Row:
     """What each op takes on this device, and why not the kernels where it does not."""
-    row: Row = {}
     shape = bench.scale.parity[0]
-    for op in OPS.values():
-        known = dispatch.registered().get(op.function, ())
-        for candidate in known:
-            if candidate.name == 'triton':
-                inputs = op.inputs(shape, torch.float32, bench.device)
-                reason = candidate.requires() or candidate.why_not(*inputs)
-                row[op.function] = reason or 'triton'
-        if op.absent:
-            row[op.function] = 'absent'
-    return row
+    return {op.function: backend_of(op, shape, bench.device) for op in OPS.values()}
+
+
+def backend_of(op: Op, shape: Shape, device: str) -> str:
+    """'triton', or why its kernels are not used; the first time they are tried."""
+    for candidate in dispatch.registered().get(op.function, ()):
+        if candidate.name == 'triton':
+            inputs = op.inputs(shape, torch.float32, device)
+            return candidate.requires() or candidate.why_not(*inputs) or 'triton'
+    return 'absent'

@@ -9,18 +9,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from mmssm.backbones.spatial_mamba import SpatialMamba, SpatialMambaBlock
-from mmssm.ops import trial
+from mmssm.ops import trial, verdicts
 from tools.benchmarks.case import Setting, passes
 from tools.benchmarks.gpu.bench import Bench
-from tools.benchmarks.gpu.cases import OPS, draw_map, results
+from tools.benchmarks.gpu.cases import OPS, Op, draw_map, results
 from tools.benchmarks.gpu.clock import synchronize
-from tools.benchmarks.gpu.facts import backends
-from tools.benchmarks.gpu.ledger import Ledger, Row, Task
+from tools.benchmarks.gpu.facts import backend_of
+from tools.benchmarks.gpu.ledger import Row, Task
 from tools.benchmarks.gpu.parity import DTYPES, name_of, words_of
 from tools.benchmarks.gpu.scale import FULL, TINY, Scale
 
@@ -41,7 +42,9 @@ def jobs(device: str, scale: Scale) -> Iterator[Job]:
     Blocks as the networks have them, forward and backward, then ops as they are held
     against double and timed.
     """
-    yield 'first try of each op', lambda: _try(device, scale)
+    by_function = {op.function: op for op in OPS.values() if not op.absent}
+    for name, op in by_function.items():
+        yield f'first try of {name}', partial(backend_of, op, scale.parity[0], device)
     first, *others = widths(scale)
     for channels, images in (
         (first, scale.images),
@@ -76,18 +79,13 @@ def widths(scale: Scale) -> list[int]:
 
 
 def trust() -> None:
-    """Take the kernels of all ops as they are; another process tries them."""
+    """Take the kernels of all ops as they are; first tries are jobs of their own."""
     trial.failure = lambda *_: None
-    if hasattr(trial, 'verdicts'):  # nor leave word that they were tried
-        trial.verdicts.keep = lambda *_: None
-
-
-def _try(device: str, scale: Scale) -> object:
-    ledger = Ledger(Path(os.devnull))
-    return backends(Bench(device, scale, ledger, Path(), None))
+    verdicts.keep = lambda *_: None  # nor leave word that they were tried
 
 
 def _block(shape: tuple[int, int, int, int], device: str) -> None:
+    trust()
     with torch.device(device):
         block = SpatialMambaBlock(shape[1])
     x = draw_map(shape, torch.bfloat16, device)
@@ -96,7 +94,8 @@ def _block(shape: tuple[int, int, int, int], device: str) -> None:
         passes(lambda: block(x), block.parameters(), setting)()
 
 
-def _op(op, dtype: torch.dtype, shapes: tuple, device: str) -> None:  # noqa: ANN001
+def _op(op: Op, dtype: torch.dtype, shapes: tuple, device: str) -> None:
+    trust()
     for shape in shapes:
         results(op.kernels, op.inputs(shape, dtype, device))
 
@@ -160,8 +159,6 @@ def main() -> None:
     parser.add_argument('--file', type=Path, required=True)
     parser.add_argument('--tiny', action='store_true')
     args = parser.parse_args()
-    if args.index != 0:  # the first job is the first try; the others need none
-        trust()
     for index, (name, run) in enumerate(jobs(args.device, TINY if args.tiny else FULL)):
         if index % args.of != args.index:
             continue
