@@ -3,7 +3,7 @@
     python -m tools.benchmarks.gpu_run --out work_dirs/gpu --minutes 8
 
 Needs torch and Triton; timm's Swin-T and ConvNeXt-T join where timm is installed.  In
-this order: a the machine, the bandwidth of a copy; b all kernels compiled by a dozen
+this order: a the machine, the bandwidth of a copy; b all kernels compiled by several
 processes; c parity of each op with float64 in plain torch; d time of each op as a share
 of that bandwidth; e whole networks beside their peers; f profiles; g growth with the
 size of the images; h torch.compile.

@@ -25,7 +25,7 @@ from tools.benchmarks.gpu.ledger import Row, Task
 from tools.benchmarks.gpu.parity import DTYPES, name_of, words_of
 from tools.benchmarks.gpu.scale import FULL, TINY, Scale
 
-PROCESSES = 12
+PROCESSES = 14
 SECONDS = 60.0
 Job = tuple[str, Callable[[], object]]
 
