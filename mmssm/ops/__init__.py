@@ -30,12 +30,16 @@ from mmssm.ops.attention import (
     separable_attention,
     windowed_separable_attention,
 )
+from mmssm.ops.depthwise import depthwise_conv
 from mmssm.ops.filter import ssm2d, ssm2d_kernel, ssm2d_prepare, ssm2d_support
 from mmssm.ops.fusion import merge_kernels, state_fusion
+from mmssm.ops.gate import gated_norm
 from mmssm.ops.observation import observe
 from mmssm.ops.scan import selective_scan
 
 __all__ = [
+    'depthwise_conv',
+    'gated_norm',
     'merge_kernels',
     'mixing_matrix',
     'mixing_rank',
