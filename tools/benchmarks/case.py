@@ -1,22 +1,14 @@
-"""What a benchmark case is, and the registry of all of them."""
+"""What a benchmark case is."""
 
 from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatch
-from importlib.util import find_spec
 from typing import NamedTuple
 
 import torch
-from measure import Work, tensors_of
 from torch import Tensor, nn
 
-GROUPS = ('ops', 'backbones', 'detectors', 'segmentors')
-# What a group needs beside torch
-NEEDS = {
-    'ops': (),
-    'backbones': ('mmdet',),
-    'detectors': ('mmdet',),
-    'segmentors': ('mmdet', 'mmseg'),
-}
+from tools.benchmarks.measure import Work, tensors_of
+
 MODES = ('inference', 'training')
 DTYPES = ('float32', 'bfloat16')
 
@@ -24,9 +16,9 @@ DTYPES = ('float32', 'bfloat16')
 class Setting(NamedTuple):
     """Under what a case is measured.
 
-    size: (height, width) of the images; an op gets the map of a first stage, a quarter
-    of it each way.  dtype: bfloat16 means autocast for networks and inputs of that
-    precision for ops.
+    size: (height, width) of the images; ops and layers get the map of a first stage, a
+    quarter of it each way.  dtype: bfloat16 means autocast, for ops inputs of that
+    precision.
     """
 
     size: tuple[int, int] = (512, 512)
@@ -36,6 +28,12 @@ class Setting(NamedTuple):
     device: str = 'cpu'
     compiled: bool = False
     with_cp: bool = False
+
+    @property
+    def map_size(self) -> tuple[int, int]:
+        """(height, width) of a first stage."""
+        height, width = (-(-side // 4) for side in self.size)
+        return height, width
 
 
 class Prepared(NamedTuple):
@@ -57,49 +55,20 @@ class Case(NamedTuple):
     device against the definition, in double and with gradients; None for peers, which
     have no operator of ours.
     peer: name of the case that ratios are to.  macs: multiply-accumulates for one
-    image of a size, where they are counted.
+    image of a size, where they are counted.  fits: which settings it can take.
     """
 
     name: str
     prepare: Callable[[Setting], Prepared]
     gate: Callable[[str], float] | None = None
     peer: str | None = None
-    macs: Callable[[tuple[int, int]], int] | None = None
+    macs: Callable[[tuple[int, int]], int | None] | None = None
+    fits: Callable[[Setting], bool] = lambda setting: True
 
     @property
     def group(self) -> str:
         """The part of the name before the stroke."""
         return self.name.split('/')[0]
-
-
-def registry(groups: Sequence[str] = GROUPS) -> dict[str, Case]:
-    """All cases of these groups by name; raises ValueError for a name given twice."""
-    found: dict[str, Case] = {}
-    for group in groups:
-        for case in _cases_of(group):
-            if case.name in found:
-                raise ValueError(f'there are two cases with the name {case.name!r}')
-            found[case.name] = case
-    return found
-
-
-def _cases_of(group: str) -> list[Case]:
-    if group == 'ops':
-        from op_cases import op_cases
-
-        return op_cases()
-    if group == 'backbones':
-        from backbone_cases import backbone_cases
-
-        return backbone_cases()
-    from model_cases import model_cases
-
-    return model_cases(group)
-
-
-def missing(group: str) -> list[str]:
-    """Packages that a group needs and that are not installed."""
-    return [name for name in NEEDS[group] if find_spec(name) is None]
 
 
 def select(names: Iterable[str], patterns: Sequence[str]) -> list[str]:

@@ -5,22 +5,30 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from backbone_cases import PEERS, REFERENCE, build_backbone, with_checkpointing
-from cases import Case, Prepared, Setting, passes
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import InstanceData, PixelData
-from parity_gate import network_error
 from torch import nn
 
 import mmssm
+from tools.benchmarks.backbones import (
+    PEERS,
+    REFERENCE,
+    build_backbone,
+    with_checkpointing,
+)
+from tools.benchmarks.case import Case, Prepared, Setting, passes
+from tools.benchmarks.parity_gate import network_error
 
 # The revision that is measured brings its own configs.
 CONFIGS = (
     next(
         folder
-        for folder in (Path(mmssm.__file__).parents[1], Path(__file__).parents[2])
+        for folder in (
+            Path(mmssm.__file__).resolve().parents[1],
+            Path(__file__).parents[2],
+        )
         if (folder / 'configs').is_dir()
     )
     / 'configs'
@@ -39,11 +47,11 @@ CHANNELS = {'resnet-50': [256, 512, 1024, 2048]}  # the others have Swin-T's
 OBJECTS = 8
 
 
-def model_cases(group: str) -> list[Case]:
+def cases(group: str) -> list[Case]:
     """Peers first; ratios are to the one with Swin-T."""
     method = METHODS[group]
     reference = f'{group}/{method}_{REFERENCE}'
-    cases = [
+    found = [
         Case(f'{group}/{method}_{name}', partial(_peer, group, name), peer=reference)
         for name in PEERS
     ]
@@ -52,8 +60,8 @@ def model_cases(group: str) -> list[Case]:
             if path.parent.name != 'demo':
                 prepare, gate = partial(_ours, path), partial(_gate, path)
                 peer = reference if f'{method}_' in path.stem else None
-                cases.append(Case(f'{group}/{path.stem}', prepare, gate, peer))
-    return cases
+                found.append(Case(f'{group}/{path.stem}', prepare, gate, peer))
+    return found
 
 
 def _ours(path: Path, setting: Setting) -> Prepared:

@@ -5,17 +5,11 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from cases import Case, Prepared, Setting, passes
-from parity_gate import largest_error, passed_back
 from torch import Tensor
 
-from mmssm.ops import (
-    observe,
-    selective_scan,
-    separable_attention,
-    ssm2d,
-    state_fusion,
-)
+from mmssm import ops
+from tools.benchmarks.case import Case, Prepared, Setting, passes
+from tools.benchmarks.parity_gate import largest_error, passed_back
 
 Size = tuple[int, int]
 
@@ -23,33 +17,32 @@ Size = tuple[int, int]
 class Op(NamedTuple):
     """An operator with the inputs that the layer of its paper gives it.
 
-    run: takes the inputs and `backend`.  inputs: for a map (batch, channels, height,
+    inputs: for a map (batch, channels, height,
     width), in float32.  channels: of a first stage.
     """
 
-    run: Callable[..., Tensor]
     inputs: Callable[[int, int, int, int], list[Tensor]]
     channels: int
 
 
-def op_cases() -> list[Case]:
-    """One case for each op."""
+def cases(group: str) -> list[Case]:
+    """One case for each op that the package has; another revision may lack some."""
     return [
-        Case(f'ops/{name}', partial(_prepare, name), partial(_gate, name))
+        Case(f'{group}/{name}', partial(_prepare, name), partial(_gate, name))
         for name in OPS
+        if hasattr(ops, name)
     ]
 
 
 def _prepare(name: str, setting: Setting) -> Prepared:
-    op = OPS[name]
+    op, function = OPS[name], getattr(ops, name)
     torch.manual_seed(0)
-    height, width = (-(-side // 4) for side in setting.size)
     dtype = getattr(torch, setting.dtype)
     inputs = [
         _leaf(x.to(setting.device, dtype))
-        for x in op.inputs(setting.batch, op.channels, height, width)
+        for x in op.inputs(setting.batch, op.channels, *setting.map_size)
     ]
-    run = torch.compile(op.run) if setting.compiled else op.run
+    run = torch.compile(function) if setting.compiled else function
     work = passes(lambda: run(*inputs), inputs, setting._replace(dtype='float32'))
     traffic = scan_traffic(inputs) if name == 'selective_scan' else None
     if setting.mode == 'training':
@@ -68,11 +61,11 @@ def scan_traffic(inputs: Sequence[Tensor]) -> int:
 
 
 def _gate(name: str, device: str) -> float:
-    op = OPS[name]
+    op, run = OPS[name], getattr(ops, name)
     torch.manual_seed(0)
     inputs = [_leaf(x.to(device, torch.float64)) for x in op.inputs(2, 8, 7, 9)]
-    fast = passed_back(lambda: op.run(*inputs), inputs)
-    naive = passed_back(lambda: op.run(*inputs, backend='naive'), inputs)
+    fast = passed_back(lambda: run(*inputs), inputs)
+    naive = passed_back(lambda: run(*inputs, backend='naive'), inputs)
     return largest_error(fast, naive)
 
 
@@ -115,10 +108,23 @@ def _filter_inputs(batch: int, channels: int, height: int, width: int) -> list[T
     return [torch.randn(batch, channels, height, width), A, B, C]
 
 
+def _gate_inputs(batch: int, channels: int, height: int, width: int) -> list[Tensor]:
+    maps = torch.randn(2, batch, height, width, channels).permute(0, 1, 4, 2, 3)
+    return [*maps, *torch.randn(2, channels)]
+
+
+def _conv_inputs(batch: int, channels: int, height: int, width: int) -> list[Tensor]:
+    x = torch.randn(batch, height, width, channels).permute(0, 3, 1, 2)
+    return [x, torch.randn(channels, 1, 3, 3), torch.randn(channels)]
+
+
+# By the names of their functions in `mmssm.ops`
 OPS = {
-    'selective_scan': Op(selective_scan, _scan_inputs, 128),
-    'state_fusion': Op(state_fusion, _fusion_inputs, 128),
-    'observe': Op(observe, _observation_inputs, 128),
-    'separable_attention': Op(separable_attention, _attention_inputs, 96),
-    'ssm2d': Op(ssm2d, _filter_inputs, 96),
+    'selective_scan': Op(_scan_inputs, 128),
+    'state_fusion': Op(_fusion_inputs, 128),
+    'observe': Op(_observation_inputs, 128),
+    'gated_norm': Op(_gate_inputs, 128),
+    'depthwise_conv': Op(_conv_inputs, 128),
+    'separable_attention': Op(_attention_inputs, 96),
+    'ssm2d': Op(_filter_inputs, 96),
 }
