@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from mmssm.weights.files import load_file
@@ -94,8 +95,9 @@ def load_weights(
             f'the weights do not fit {type(module).__name__}: {refused}. Keys that '
             'may differ go into allow_missing and allow_unexpected'
         )
+    unexpected = {*report.unexpected}
     module.load_state_dict(
-        {k: v for k, v in weights.items() if k not in report.unexpected}, strict=False
+        {k: _plain(v) for k, v in weights.items() if k not in unexpected}, strict=False
     )
     return report
 
@@ -103,3 +105,95 @@ def load_weights(
 def not_matching(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
     """The names that none of the patterns ('stem.*') matches."""
     return [n for n in names if not any(fnmatchcase(n, p) for p in patterns)]
+
+
+def _plain(weight: Tensor) -> Tensor:
+    """A sparse or quantised weight as an ordinary one."""
+    return (weight.dequantize() if weight.is_quantized else weight).to_dense()
+
+
+def adapt_in_channels(weight: Tensor, in_channels: int) -> Tensor:
+    """First convolution for pictures with another number of channels.
+
+        in_channels >= C:  w'_c = C / in_channels * (w_c if c < C else mean_c w_c)
+        in_channels < C:   w'_c = sum_c w_c / in_channels
+
+    The sum over input channels is kept: a picture whose channels are all equal gives
+    the same map.
+    weight: (O, C, kH, kW).  Returns (O, in_channels, kH, kW).
+    Raises ValueError for another rank and for in_channels below 1.
+    """
+    if weight.dim() != 4 or type(in_channels) is not int or in_channels < 1:
+        raise ValueError(
+            f'in_channels is {in_channels!r} for a weight {tuple(weight.shape)}; '
+            'expected an integer from 1 and a convolution (O, C, kH, kW)'
+        )
+    channels = weight.shape[1]
+    if in_channels < channels:
+        mean = weight.sum(1, keepdim=True) / in_channels
+        return mean.repeat(1, in_channels, 1, 1)
+    mean = weight.mean(1, keepdim=True)
+    others = mean.repeat(1, in_channels - channels, 1, 1)
+    return torch.cat([weight, others], 1) * (channels / in_channels)
+
+
+class PretrainedOptions(NamedTuple):
+    """What init_cfg=dict(type='Pretrained', ...) may say.
+
+    checkpoint: file, URL, name of released weights, or 'official'.
+    key, prefix: of `read_weights`.  allow_missing, allow_unexpected: of `load_weights`.
+    """
+
+    checkpoint: str
+    key: str | None = None
+    prefix: str = 'backbone.'
+    allow_missing: tuple[str, ...] = ()
+    allow_unexpected: tuple[str, ...] = ()
+
+
+def read_options(init_cfg: object) -> PretrainedOptions | None:
+    """Options of an init_cfg that names pretrained weights; None for any other.
+
+    init_cfg: mmengine's: a dict, or a list of which one may be of type 'Pretrained'.
+    Raises ValueError for a missing checkpoint, unknown options, values of another
+    type, and for two pretrained entries or one beside others.
+    """
+    entries = init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg]
+    found = [
+        entry
+        for entry in entries
+        if isinstance(entry, Mapping) and entry.get('type') == 'Pretrained'
+    ]
+    if not found:
+        return None
+    if len(entries) > 1:
+        raise ValueError(
+            f'init_cfg has {len(entries)} entries, of which {len(found)} Pretrained; '
+            "expected dict(type='Pretrained', ...) alone"
+        )
+    options = {name: value for name, value in found[0].items() if name != 'type'}
+    unknown = [name for name in options if name not in PretrainedOptions._fields]
+    if unknown:
+        raise ValueError(
+            f'init_cfg has unknown options {unknown}; expected some of '
+            f'{list(PretrainedOptions._fields)}'
+        )
+    checkpoint = options.get('checkpoint')
+    if not isinstance(checkpoint, (str, os.PathLike)) or not str(checkpoint):
+        raise ValueError(
+            f"init_cfg has checkpoint={checkpoint!r}; expected dict(type='Pretrained', "
+            "checkpoint='FILE, URL, name or official')"
+        )
+    options['checkpoint'] = str(checkpoint)
+    for name in ('allow_missing', 'allow_unexpected'):
+        patterns = options.get(name, ())
+        if isinstance(patterns, str) or not isinstance(patterns, Sequence):
+            raise ValueError(
+                f"init_cfg has {name}={patterns!r}; expected patterns: ['stem.*']"
+            )
+        options[name] = tuple(patterns)
+    for name in ('key', 'prefix'):
+        value = options.get(name, '')
+        if not isinstance(value, str) and not (name == 'key' and value is None):
+            raise ValueError(f'init_cfg has {name}={value!r}; expected text')
+    return PretrainedOptions(**options)

@@ -1,5 +1,6 @@
 """The released Swin, ViT and Mega with a 2-D SSM give their outputs in our hosts."""
 
+import importlib
 import json
 
 import golden
@@ -65,6 +66,8 @@ def released(name):
     ],
 )
 def test_released_hosts(name, host, options):
+    pytest.importorskip('mmseg')
+    importlib.import_module('mmssm.registry')  # by which hosts are built
     family = f'ssm2d_{name[:4].strip("_")}'
     assert detect_family(released(name)) == family
     model = SSM2DHost(host, **SSM, **options).double()

@@ -5,12 +5,14 @@ cannot do) and one line in `FAMILIES` below.
 """
 
 import re
+import warnings
 from collections.abc import Mapping
 
 from torch import Tensor
 
 from mmssm.weights.official import convnext, spatial_mamba, ssm2d, vminet
 from mmssm.weights.official.family import Family, StateDict
+from mmssm.weights.pickles import Foreign
 
 FAMILIES: dict[str, Family] = {
     **spatial_mamba.FAMILIES,
@@ -64,28 +66,38 @@ def from_official(state_dict: Mapping[str, object], family: str) -> StateDict:
             for pattern, replacement in table.renames:
                 name = re.sub(pattern, replacement, name)
             backbone[name] = weight
-    backbone = table.finish(backbone)
+    try:
+        backbone = table.finish(backbone)
+    except (IndexError, KeyError, RuntimeError) as error:
+        raise ValueError(
+            f'these {family!r} weights are not complete, or of another shape: {error}'
+        ) from error
     return {f'{prefix}{name}': w for name, w in backbone.items()} | others
 
 
 def unwrap(checkpoint: Mapping[str, object], key: str | None = None) -> StateDict:
     """The weights in a checkpoint: under `key`, or 'state_dict', 'model', or bare.
 
+    Warns of objects among the weights that could not be read as tensors.
     Raises ValueError when `key` is not there or what is found holds no tensors.
     """
     if key is not None and key not in checkpoint:
         raise ValueError(
             f'the checkpoint has no key {key!r}; it has {some(checkpoint)}'
         )
+    outer_found = False
     for outer in (key,) if key else OUTER_KEYS:
         if isinstance(checkpoint.get(outer), Mapping):
-            checkpoint = checkpoint[outer]
+            checkpoint, outer_found = checkpoint[outer], True
             break
     weights = {
         str(name).removeprefix('module.'): value
         for name, value in checkpoint.items()
         if isinstance(value, Tensor)
     }
+    left = [f'{k} ({v.name})' for k, v in checkpoint.items() if isinstance(v, Foreign)]
+    if left and outer_found:
+        warnings.warn(f'no tensors, left out: {some(left)}', stacklevel=2)
     if not weights:
         raise ValueError(f'the checkpoint holds no weights; it has {some(checkpoint)}')
     return weights
