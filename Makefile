@@ -29,10 +29,10 @@ setup:
 	  echo "$$('$(PYTHON)' --version 2>&1) is too old; 3.10 or newer is needed." \
 	    'Fix: make PYTHON=python3.11, or another that is installed.'; \
 	  exit 1; }
-	@'$(PYTHON)' tools/environment/bootstrap.py --stack '$(STACK)' --torch '$(TORCH)'
+	@'$(PYTHON)' -m tools.environment.bootstrap --stack '$(STACK)' --torch '$(TORCH)'
 
 demo: setup
-	@$(RUN) tools/demo.py $(if $(MODEL),--model '$(MODEL)') $(ARGS)
+	@$(RUN) -m tools.demo $(if $(MODEL),--model '$(MODEL)') $(ARGS)
 
 test: setup
 	@$(RUN) -m pytest $(ARGS); \

@@ -8,6 +8,15 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).resolve().parent
+COMMANDS = (
+    'train',
+    'test',
+    'doctor',
+    'check-data',
+    'flops',
+    'convert',
+    'download',
+)
 MIM = ('configs', 'tools', 'model-index.yml')
 
 
@@ -45,7 +54,7 @@ link_mim()
 setup(
     name='mmssm',
     version=version(),
-    description='State-space vision backbones for dense prediction with OpenMMLab',
+    description='State-space vision backbones, with PyTorch alone or OpenMMLab',
     long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
     license='Apache-2.0',
@@ -53,13 +62,16 @@ setup(
     packages=find_packages(include=('mmssm', 'mmssm.*')),
     package_data={'mmssm': ['.mim/*', '.mim/**/*']},
     exclude_package_data={'': ['*.py[cod]']},
-    install_requires=['torch>=2.4', 'numpy'],
-    extras_require={name: requirements(name) for name in ('onedl', 'openmmlab', 'dev')},
+    install_requires=['torch>=2.6', 'numpy'],
+    extras_require={
+        **{name: requirements(name) for name in ('onedl', 'openmmlab', 'dev')},
+        'download': ['gdown'],  # weights that are released on Google Drive
+        'safetensors': ['safetensors'],  # weights in this format
+    },
     entry_points={
         'console_scripts': [
-            'mmssm-train = mmssm.openmmlab.cli:train',
-            'mmssm-test = mmssm.openmmlab.cli:test',
-            'mmssm-doctor = mmssm.openmmlab.cli:doctor',
+            f'mmssm-{name} = mmssm.openmmlab.cli:{name.replace("-", "_")}'
+            for name in COMMANDS
         ]
     },
     classifiers=[

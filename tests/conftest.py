@@ -3,9 +3,37 @@
 Triton looks at the variable when it is imported, which any test may cause.
 """
 
+import contextlib
+import importlib.util
 import os
+import pathlib
 
 import torch
 
 if not torch.cuda.is_available():
     os.environ.setdefault('TRITON_INTERPRET', '1')
+
+
+def _declare_torchvision_ops() -> list[torch.library.Library]:
+    """The signatures of two operators that torchvision registers gradients for.
+
+    Its wheel is built for CUDA; where its library does not load, `import torchvision`,
+    and with it timm, stops at the first of them.  None of our tests calls them.
+    """
+    found = importlib.util.find_spec('torchvision')
+    if found is None or torch.cuda.is_available():
+        return []
+    with contextlib.suppress(OSError):
+        for file in pathlib.Path(found.origin).parent.glob('_C*.so'):
+            torch.ops.load_library(file)
+    names = ('nms', 'qnms')
+    absent = [n for n in names if not hasattr(torch.ops.torchvision, n)]
+    library = torch.library.Library('torchvision', 'FRAGMENT')
+    for name in absent:
+        library.define(
+            f'{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor'
+        )
+    return [library]
+
+
+_LIBRARIES = _declare_torchvision_ops()  # what a library declares lives as long as it

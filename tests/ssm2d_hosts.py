@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmssm.hosts.places import Mix
+from mmssm.hosts.mix import Mix
 from mmssm.registry import MODELS
 
 SWIN = dict(

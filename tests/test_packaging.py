@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from mmssm.openmmlab import cli
+
 ROOT = Path(__file__).resolve().parents[1]
 PIP = [sys.executable, '-m', 'pip', '-q', '--disable-pip-version-check']
 OFFLINE = ['--no-index', '--no-deps', '--no-build-isolation']
@@ -59,7 +61,8 @@ def in_mim(wheel: zipfile.ZipFile) -> set[str]:
 def test_a_wheel_holds_the_configs_and_tools(tree: Path, tmp_path: Path):
     wheel = wheel_of(tree, tmp_path / 'wheels')
     assert in_mim(wheel) == originals(tree)
-    assert {'mmssm/ops/__init__.py', 'mmssm/openmmlab/doctor/facts.py'} <= set(wheel.namelist())
+    parts = {'mmssm/ops/__init__.py', 'mmssm/openmmlab/doctor/facts.py'}
+    assert parts <= set(wheel.namelist())
     assert not [name for name in wheel.namelist() if name.startswith('tests')]
 
 
@@ -80,12 +83,16 @@ def test_the_metadata(tree: Path, tmp_path: Path):
     required = metadata.get_all('Requires-Dist')
     plain = [line for line in required if 'extra ==' not in line]
     assert sorted(line.split('>')[0] for line in plain) == ['numpy', 'torch']
-    assert metadata.get_all('Provides-Extra') == ['onedl', 'openmmlab', 'dev']
+    extras = ['onedl', 'openmmlab', 'dev', 'download', 'safetensors']
+    assert metadata.get_all('Provides-Extra') == extras
     assert 'mmcv==2.1.0; extra == "openmmlab"' in required
     assert 'onedl-mmcv==2.3.6; extra == "onedl"' in required
     scripts = wheel.read(f'{info}/entry_points.txt').decode()
     for name in ('train', 'test', 'doctor'):
         assert f'mmssm-{name} = mmssm.openmmlab.cli:{name}' in scripts
+    for line in scripts.strip().split('\n')[1:]:
+        function = line.partition('mmssm.openmmlab.cli:')[2]
+        assert callable(getattr(cli, function)), line
     namespace: dict[str, str] = {}
     line = (ROOT / 'mmssm/__init__.py').read_text().split('__version__')[1].split('\n')
     exec(f'version {line[0]}', namespace)

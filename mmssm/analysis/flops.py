@@ -23,19 +23,16 @@ and an upper bound for a real one.
 import copy
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmssm.ops import dispatch
-from mmssm.ops.filter.filters import align
-from mmssm.ops.filter.plan import Plan, groups
-from mmssm.ops.precision import wide
+from mmssm.ops.counting import counting_ops
+from mmssm.ops.fft import fft_macs
 
 
 class Count(NamedTuple):
@@ -43,6 +40,15 @@ class Count(NamedTuple):
 
     total: int
     ops: dict[str, int]
+
+
+class Row(NamedTuple):
+    """A module with all that is inside it."""
+
+    name: str
+    type: str
+    params: int
+    macs: int
 
 
 def count_macs(
@@ -61,145 +67,91 @@ def count_macs(
     return read()
 
 
+def macs_per_module(
+    model: nn.Module, shape: tuple[int, ...], device: str | torch.device = 'meta'
+) -> list[Row]:
+    """`count_macs` for every module, with its parameters; the model itself is ''.
+
+    A module that holds or computes something beside what is inside it has a further
+    row, NAME.(itself), so that the rows without rows inside them sum to the model's.
+    What is used in several places, module or parameter, counts where it comes first.
+    """
+    params = _own_params(dict(model.named_modules()))  # moving unties shared ones
+    model = copy.deepcopy(model).to(device)
+    model.eval()
+    modules = dict(model.named_modules())
+    with counting() as read, torch.no_grad():
+        macs = _own_macs(modules, lambda: read().total)
+        model(torch.zeros(shape, device=device))
+    rows = []
+    for name, module in modules.items():
+        inside = f'{name}.' if name else ''
+        parts = {name, *(n for n in modules if n.startswith(inside))}
+        totals = [sum(of[n] for n in parts) for of in (params, macs)]
+        rows.append(Row(name, type(module).__name__, *totals))
+        if len(parts) > 1 and (params[name] or macs[name]):
+            rows.append(
+                Row(
+                    f'{inside}(itself)', type(module).__name__, params[name], macs[name]
+                )
+            )
+    return rows
+
+
+def _own_macs(modules: dict[str, nn.Module], read: Callable[[], int]) -> Counter[str]:
+    """What each module computes outside the modules in it, once the model has run."""
+    own: Counter[str] = Counter()
+    running, last = [], 0
+
+    def switch() -> None:
+        nonlocal last
+        now = read()
+        if running:
+            own[running[-1]] += now - last
+        last = now
+
+    def enter(name: str) -> Callable[..., None]:
+        def hook(*_: object) -> None:
+            switch()
+            running.append(name)
+
+        return hook
+
+    def leave(*_: object) -> None:
+        switch()
+        running.pop()
+
+    for name, module in modules.items():
+        module.register_forward_pre_hook(enter(name), prepend=True)
+        module.register_forward_hook(leave)
+    return own
+
+
+def _own_params(modules: dict[str, nn.Module]) -> Counter[str]:
+    own: Counter[str] = Counter()
+    seen = set()
+    for name, module in modules.items():
+        for parameter in module.parameters(recurse=False):
+            if id(parameter) not in seen:
+                own[name] += parameter.numel()
+            seen.add(id(parameter))
+    return own
+
+
 @contextmanager
 def counting() -> Iterator[Callable[[], Count]]:
     """Count all that runs in the block; the function it gives reads the count.
 
     Operators of this package are counted and not computed: their results are zeros.
+    Other threads are neither counted nor disturbed.
     """
-    ops: Counter[str] = Counter()
-    before = dispatch.registered()
-    for op, run in COUNTED.items():
-        counted = partial(run, partial(_add, ops, op))
-        stand_ins = [dispatch.Implementation(i.name, counted) for i in before[op]]
-        dispatch.register(op, stand_ins)
-    try:
-        with FlopCounterMode(display=False, custom_mapping=FFTS) as counter:
-            yield lambda: Count(
-                counter.get_total_flops() // 2 + sum(ops.values()), dict(ops)
-            )
-    finally:
-        for op, implementations in before.items():
-            dispatch.register(op, implementations)
-
-
-def fft_macs(count: int) -> int:
-    """Of one transform of `count` numbers."""
-    return round(5 * count * math.log2(count))
-
-
-def selective_scan_macs(shape: tuple[int, ...]) -> int:
-    """shape: of the states, (B, D, N, L)."""
-    return 7 * math.prod(shape)
-
-
-def state_fusion_macs(shape: tuple[int, ...], dilations: int) -> int:
-    """shape: of the map, (B, C, H, W)."""
-    return 9 * dilations * math.prod(shape)
-
-
-def separable_attention_macs(shape: tuple[int, ...]) -> int:
-    """shape: of the map, (B, C, H, W)."""
-    return math.prod(shape)
-
-
-def ssm2d_kernel_macs(A: Tensor, C: Tensor, size: tuple[int, int]) -> int:
-    """States and kernels; A: (4, S, N), C: (2, directions, channels, N)."""
-    states, weights = (4, 2) if A.is_complex() else (1, 1)
-    return math.prod(size) * (states * A.numel() + weights * C.numel())
-
-
-def ssm2d_macs(
-    shape: tuple[int, ...], A: Tensor, B: Tensor, C: Tensor, plan: Plan
-) -> int:
-    """shape: of the map, (B, channels, H, W); others as in `ops.ssm2d`."""
-    if A.is_meta:
-        plan = plan._replace(tolerance=0.0)
-    A, B, C, _ = align(A, B, C, None)
-    total = 0
-    for group in groups(A, B, C, plan, shape[2:]):
-        part = C.unflatten(2, (-1, A.shape[1]))[:, :, :, group.ssms].flatten(2, 3)
-        rows, columns = group.lengths
-        transforms = (2 * shape[0] + 1) * part.shape[2]
-        total += ssm2d_kernel_macs(A[:, group.ssms], part, group.size)
-        total += transforms * fft_macs(rows * columns)
-        total += 4 * shape[0] * part.shape[2] * rows * (columns // 2 + 1)
-    return total
-
-
-Add = Callable[[int], None]
-
-
-def _add(ops: Counter, op: str, macs: int) -> None:
-    ops[op] += macs
-
-
-def _selective_scan(
-    add: Add, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor
-) -> Tensor:
-    states = u.new_zeros(*u.shape[:2], A.shape[1], u.shape[2])
-    add(selective_scan_macs(states.shape))
-    return states
-
-
-def _state_fusion(
-    add: Add, h: Tensor, kernels: Tensor, alpha: Tensor, dilations: tuple[int, ...]
-) -> Tensor:
-    add(state_fusion_macs(h.shape, len(dilations)))
-    return torch.zeros_like(h)
-
-
-def _observe(
-    add: Add,
-    h: Tensor,
-    C: Tensor,
-    u: Tensor,
-    D: Tensor,
-    kernels: Tensor,
-    alpha: Tensor,
-    dilations: tuple[int, ...],
-) -> Tensor:
-    return _state_fusion(add, h, kernels, alpha, dilations)
-
-
-def _separable_attention(
-    add: Add, x: Tensor, weight: Tensor, alpha: Tensor, beta: Tensor, masked: bool
-) -> Tensor:
-    add(separable_attention_macs(x.shape))
-    return torch.zeros_like(x)
-
-
-def _ssm2d(
-    add: Add,
-    x: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    skip: Tensor | None,
-    height: int,
-    width: int,
-    tolerance: float,
-) -> Tensor:
-    add(ssm2d_macs(x.shape, A, B, C, Plan((height, width), tolerance, '')))
-    (wider,) = wide(x)
-    return torch.zeros_like(wider)
-
-
-def _ssm2d_kernel(
-    add: Add, A: Tensor, B: Tensor, C: Tensor, height: int, width: int
-) -> Tensor:
-    add(ssm2d_kernel_macs(A, C, (height, width)))
-    return A.real.new_zeros(*C.shape[1:3], height, width)
-
-
-COUNTED: Mapping[str, Callable[..., Tensor]] = {
-    'selective_scan': _selective_scan,
-    'state_fusion': _state_fusion,
-    'observe': _observe,
-    'separable_attention': _separable_attention,
-    'ssm2d': _ssm2d,
-    'ssm2d_kernel': _ssm2d_kernel,
-}
+    with (
+        counting_ops() as ops,
+        FlopCounterMode(display=False, custom_mapping=FFTS) as counter,
+    ):
+        yield lambda: Count(
+            counter.get_total_flops() // 2 + sum(ops.values()), dict(ops)
+        )
 
 
 def _transforms(real: Tensor, axes: list[int]) -> int:

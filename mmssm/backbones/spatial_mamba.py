@@ -14,6 +14,7 @@ from mmssm.layers import (
     DropPath,
     StructureAwareSSM,
 )
+from mmssm.layers.depthwise import depthwise
 from mmssm.layers.norms import norm_factory
 
 
@@ -36,9 +37,9 @@ class SpatialMambaBlock(nn.Module):
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.position1(x)
+        x = depthwise(self.position1, x, residual=True)
         x = x + self.drop_path(self.ssm(self.norm1(x)))
-        x = x + self.position2(x)
+        x = depthwise(self.position2, x, residual=True)
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 

@@ -1,24 +1,25 @@
 """The 2-D SSM (arXiv 2306.06635) inside transformers and ConvNeXts of any package."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from mmssm.backbones.hierarchical import HierarchicalBackbone
-from mmssm.hosts.places import PLACES, Mix, find_places, published_place
-from mmssm.layers import SSM2D
+from mmssm.hosts.adding import add_ssm2d, choose_blocks
+from mmssm.hosts.mix import Mix
 from mmssm.layers.pyramid import STRIDES, Pyramid
 
-STARTS = ('identity', 'published')
 # Builds a network from its config; None where no registry is used.
 BUILD: Callable[[Mapping[str, object]], nn.Module] | None = None
-IMAGE = (224, 224)  # patches of 4, 8, 14, 16 and 32 cut it evenly
+# Patches of 4, 7, 8, 14, 16 and 32 cut them evenly; the second has a window of 8 at
+# stride 32, and is tried where the first is refused.
+IMAGES = (224, 448)
 
 
 def SSM2DHost(
-    host: Mapping[str, object],
+    host: Mapping[str, object] | nn.Module,
     start: str = 'identity',
     place: str | None = None,
     pyramid: bool | None = None,
@@ -39,50 +40,37 @@ def SSM2DHost(
     names: its pretrained weights, freezing and checkpointing work as without the layer,
     whose parameters are called `mix` in the module that it changes.
 
-    host: config of a backbone, such as dict(type='mmdet.SwinTransformer', ...).
-    start: 'identity', the layer grows beside the host's own map from a gain of zero, so
-    that the host computes what it did; 'published', the layer takes the place of the
-    map, or of the convolution, as in the released code.
-    place: a key of `PLACES`, by default where the authors put the layer: 'attention' in
-    transformers, 'ffn' where the perceptron has a depthwise convolution, 'conv' in
-    ConvNeXt; 'query_key' is the authors' variant that leaves the values alone.
+    host: config of a backbone, such as dict(type='mmdet.SwinTransformer', ...), or one
+    that is built.
+    start, place: see `add_ssm2d`, which does the work.
     pyramid: turn maps of one stride into a pyramid of strides 4, 8, 16 and 32; by
     default done for hosts whose maps have one stride.
     num_states, num_ssms, directions, complex_states, skip, norm, kernel_size,
     tolerance, decay_A, keep_kernels: see `SSM2D`.
 
     The backbone has `channels` and `strides`, one entry per output.
-    Raises ValueError for another start, for a place that the host lacks and for a host
-    without places, naming those that exist.
+    Raises ValueError for a config where nothing builds it, for outputs that are no maps
+    or give no pyramid, and as `add_ssm2d` does.
     """
-    if start not in STARTS:
-        raise ValueError(f'start is {start!r}; expected one of {STARTS}')
-    backbone = BUILD(host)
-    places = _choose(backbone, place)
-    outputs = _output_shapes(backbone, _pair(host.get('pretrain_img_size', IMAGE)))
+    backbone = host if isinstance(host, nn.Module) else _build(host)
+    choose_blocks(backbone, place)
+    outputs = _output_shapes(backbone, _image_sizes(host))
     names = set(backbone.state_dict())
-    widths = set()
-
-    def make(channels: int) -> Mix:
-        widths.add(channels)
-        layer = SSM2D(
-            channels,
-            num_states=num_states,
-            num_ssms=num_ssms,
-            directions=directions,
-            complex_states=complex_states,
-            skip=skip,
-            norm=norm,
-            kernel_size=kernel_size,
-            tolerance=tolerance,
-            decay_A=decay_A,
-            keep_kernels=keep_kernels,
-        )
-        return Mix(layer, channels, grows=start == 'identity')
-
-    for block, name in places:
-        PLACES[name].insert(backbone, block, make)
+    options = dict(
+        num_states=num_states,
+        num_ssms=num_ssms,
+        directions=directions,
+        complex_states=complex_states,
+        skip=skip,
+        norm=norm,
+        kernel_size=kernel_size,
+        tolerance=tolerance,
+        decay_A=decay_A,
+        keep_kernels=keep_kernels,
+    )
+    add_ssm2d(backbone, place, start, options)
     backbone.channels, backbone.strides = zip(*outputs, strict=True)
+    widths = {m.channels for m in backbone.modules() if isinstance(m, Mix)}
     one_stride = len(widths) == len(set(backbone.strides)) == 1
     if one_stride if pyramid is None else pyramid:
         _add_pyramid(backbone)
@@ -90,41 +78,28 @@ def SSM2DHost(
     return backbone
 
 
-def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else tuple(size)
-
-
-def _choose(backbone: nn.Module, place: str | None) -> list[tuple[nn.Module, str]]:
-    """The blocks that get a layer, each with the place."""
-    found = find_places(backbone)
-    name = type(backbone).__name__
-    if not found:
-        listed = '; '.join(f'{name!r}, {place.about}' for name, place in PLACES.items())
+def _build(host: Mapping[str, object]) -> nn.Module:
+    if BUILD is None:
         raise ValueError(
-            f'{name} has no block with a place for the 2-D SSM. Places are: {listed}. '
-            'Hosts that have some: SwinTransformer (mmdet, mmseg), VisionTransformer '
-            'and MixVisionTransformer (mmseg), PyramidVisionTransformer (mmdet), '
-            'ConvNeXt (mmssm, mmpretrain)'
+            'host is a config, which nothing here builds; import mmssm.registry, or '
+            'give the network itself'
         )
-    if place is None:
-        return [(block, published_place(block, names)) for block, names in found]
-    chosen = [(block, place) for block, names in found if place in names]
-    if not chosen:
-        exist = sorted({place for _, names in found for place in names})
-        raise ValueError(
-            f'place is {place!r}; the blocks of {name} have {", ".join(exist)}'
-        )
-    return chosen
+    return BUILD(host)
 
 
-def _output_shapes(backbone: nn.Module, size: tuple[int, int]) -> list[tuple[int, int]]:
+def _image_sizes(host: Mapping[str, object] | nn.Module) -> list[tuple[int, int]]:
+    """Of images that the host may take, the likeliest first."""
+    options = host if isinstance(host, Mapping) else vars(host)
+    first, last = (options.get(key) for key in ('pretrain_img_size', 'img_size'))
+    sizes = [size for size in (first, *IMAGES, last) if size is not None]
+    return [tuple(s) if isinstance(s, Sequence) else (s, s) for s in sizes]
+
+
+def _output_shapes(
+    backbone: nn.Module, sizes: list[tuple[int, int]]
+) -> list[tuple[int, int]]:
     """(channels, stride) of each output, from a forward pass without any numbers."""
-    convs = (m for m in backbone.modules() if isinstance(m, nn.Conv2d))
-    image = torch.empty(1, next(convs).in_channels, *size, device='meta')
-    tensors = {**dict(backbone.named_parameters()), **dict(backbone.named_buffers())}
-    tensors = {name: t.detach().to('meta') for name, t in tensors.items()}
-    with torch.no_grad():
-        outputs = functional_call(backbone, tensors, (image,))
+    outputs, size = _first_outputs(backbone, sizes)
     if not all(isinstance(y, Tensor) and y.dim() == 4 for y in outputs):
         raise ValueError(
             f'{type(backbone).__name__} gives something else than maps (B, C, H, W); '
@@ -132,6 +107,27 @@ def _output_shapes(backbone: nn.Module, size: tuple[int, int]) -> list[tuple[int
             'of mmseg, gap_before_final_norm=False of mmpretrain)'
         )
     return [(y.shape[1], round(size[0] / y.shape[2])) for y in outputs]
+
+
+def _first_outputs(
+    backbone: nn.Module, sizes: list[tuple[int, int]]
+) -> tuple[Sequence[Tensor], tuple[int, int]]:
+    """Outputs for an image of the first size that the backbone takes, and the size."""
+    conv = next(m for m in backbone.modules() if isinstance(m, nn.Conv2d))
+    tensors = {**dict(backbone.named_parameters()), **dict(backbone.named_buffers())}
+    tensors = {name: t.detach().to('meta') for name, t in tensors.items()}
+    refusals = []
+    for size in sizes:
+        image = torch.empty(1, conv.in_channels, *size, device='meta')
+        try:
+            with torch.no_grad():
+                return functional_call(backbone, tensors, (image,)), size
+        except (AssertionError, RuntimeError, ValueError) as error:
+            refusals.append(f'{size[0]} x {size[1]}: {error}')
+    raise ValueError(
+        f'{type(backbone).__name__} takes no image to see its outputs on: '
+        + '; '.join(refusals)
+    )
 
 
 def _add_pyramid(backbone: nn.Module) -> None:
@@ -153,7 +149,7 @@ def _to_pyramid(backbone: nn.Module, args: tuple, maps: list[Tensor]) -> tuple:
 
 def _allow_changed_keys(backbone: nn.Module, before: set[str]) -> None:
     """Let our own backbones load the weights of a host without the layer."""
-    cfg = backbone.init_cfg
+    cfg = getattr(backbone, 'init_cfg', None)
     if isinstance(backbone, HierarchicalBackbone) and isinstance(cfg, Mapping):
         replaced = sorted(before - set(backbone.state_dict()))
         for option, names in (

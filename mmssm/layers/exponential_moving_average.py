@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmssm.ops.filter.folding import fast_length
+from mmssm.ops.fft import fast_length
 from mmssm.ops.precision import no_autocast, wide
 
 

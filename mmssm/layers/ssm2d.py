@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mmssm.layers.channel_norm import ChannelNorm
+from mmssm.ops import counting
 from mmssm.ops.filter import Prepared, ssm2d, ssm2d_kernel, ssm2d_prepare
 
 
@@ -184,6 +185,8 @@ class SSM2D(nn.Module):
         """The filter for x, where there is no gradient and a map like x came before."""
         if torch.compiler.is_compiling() or torch.jit.is_tracing() or x.is_meta:
             return None
+        if counting.is_counting():
+            return None  # a count does not depend on what came before
         if self.training or torch.is_grad_enabled() or not self.keep_kernels:
             self._kept.forget()
             return None

@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmssm.layers.depthwise import depthwise
 from mmssm.layers.state_fusion import StateFusion
-from mmssm.ops import observe, selective_scan
+from mmssm.ops import gated_norm, observe, selective_scan
 from mmssm.ops.precision import no_autocast
 
 
@@ -27,8 +28,8 @@ class StructureAwareSSM(nn.Module):
     in [0.001, 0.1].
     A_log (D, 1): A = -exp(A_log), zeros.  D (D,): skip, ones.
 
-    The scan, the fusion and the observation run in float32 (or float64) whatever
-    autocast says.
+    The scan, the fusion, the observation and the gated norm compute in float32 (or
+    float64) whatever autocast says.
     """
 
     def __init__(
@@ -63,14 +64,16 @@ class StructureAwareSSM(nn.Module):
             self.dt_proj.bias.copy_(inverse_softplus)
 
     def forward(self, x: Tensor) -> Tensor:
+        rows = x.permute(0, 2, 3, 1)  # (B, H, W, C)
         # two products: halves of one would be strided, and copied again
         u, z = (
-            F.linear(x.permute(0, 2, 3, 1), w) for w in self.in_proj.weight.chunk(2)
+            F.linear(rows, w).permute(0, 3, 1, 2)
+            for w in self.in_proj.weight.to(x.dtype).chunk(2)
         )
-        u = F.silu(self.conv(u.permute(0, 3, 1, 2)))  # (B, D, H, W)
-        y = self._observe(u).permute(0, 2, 3, 1)
-        y = self.out_norm(y.to(self.out_norm.weight.dtype)) * F.silu(z)
-        return self.out_proj(y.to(z.dtype)).permute(0, 3, 1, 2)
+        u = depthwise(self.conv, u, activation='silu')  # (B, D, H, W)
+        norm = self.out_norm
+        y = gated_norm(self._observe(u), z, norm.weight, norm.bias, norm.eps)
+        return self.out_proj(y.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
     def _observe(self, u: Tensor) -> Tensor:
         """C * fusion(scan(u)) + D * u: (B, D, H, W) -> (B, D, H, W)."""
@@ -94,4 +97,5 @@ class StructureAwareSSM(nn.Module):
             self.state_fusion.kernels.unsqueeze(2),
             self.state_fusion.alpha,
             dilations=self.state_fusion.dilations,
+            dtype=u.dtype,
         )

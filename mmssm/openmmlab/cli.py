@@ -1,10 +1,18 @@
-"""The commands mmssm-train, mmssm-test and mmssm-doctor: flags and plain errors."""
+"""The commands of the package: their flags, and plain errors in place of tracebacks.
+
+Imports the standard library only; what a command needs is imported when it runs, and
+what is missing then is named together with the way to install it.
+"""
 
 import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
+
+from mmssm.openmmlab.errors import UserError, stop_without
+
+Command = Callable[[str, Sequence[str] | None], int | None]
 
 
 def train(argv: Sequence[str] | None = None) -> None:
@@ -22,6 +30,26 @@ def doctor(argv: Sequence[str] | None = None) -> None:
     from mmssm.openmmlab.doctor import main
 
     sys.exit(main(argv))
+
+
+def check_data(argv: Sequence[str] | None = None) -> None:
+    """Look at the data of a config before hours are spent on training with it."""
+    _run('mmssm-check-data', _check_data, argv)
+
+
+def flops(argv: Sequence[str] | None = None) -> None:
+    """Parameters and multiply-accumulates of a config's model or one of the zoo."""
+    _run('mmssm-flops', _flops, argv)
+
+
+def convert(argv: Sequence[str] | None = None) -> None:
+    """Convert an official checkpoint to the names of this package."""
+    _run('mmssm-convert', _convert, argv)
+
+
+def download(argv: Sequence[str] | None = None) -> None:
+    """Fetch the official weights of a model."""
+    _run('mmssm-download', _download, argv)
 
 
 def _train(name: str, argv: Sequence[str] | None) -> None:
@@ -89,20 +117,75 @@ def _test(name: str, argv: Sequence[str] | None) -> None:
     running.evaluate(cfg, args.checkpoint, options)
 
 
-def _parser(name: str, description: str | None) -> argparse.ArgumentParser:
-    from mmengine.config import DictAction
+def _check_data(name: str, argv: Sequence[str] | None) -> int:
+    parser = argparse.ArgumentParser(prog=name, description=check_data.__doc__)
+    add_config(parser)
+    parser.add_argument(
+        '--samples', type=int, default=200, help='files to open in each dataset (200)'
+    )
+    parser.add_argument('--all', action='store_true', help='open every file')
+    args = parser.parse_args(argv)
 
-    parser = argparse.ArgumentParser(prog=name, description=description)
-    parser.add_argument('config', help='config file')
-    parser.add_argument('--work-dir', help='folder for logs and checkpoints')
+    from mmssm.openmmlab.engine.configs import read_config
+
+    cfg = read_config(args.config, args.cfg_options)
+
+    from mmssm.openmmlab import data_checks
+
+    return data_checks.run(cfg, None if args.all else args.samples)
+
+
+def _flops(name: str, argv: Sequence[str] | None) -> None:
+    from mmssm.openmmlab.commands.flops import main
+
+    main(argv, name)
+
+
+def _convert(name: str, argv: Sequence[str] | None) -> int:
+    from mmssm.openmmlab.commands.convert import main
+
+    return main(argv, name)
+
+
+def _download(name: str, argv: Sequence[str] | None) -> int | None:
+    from mmssm.weights.download import main
+
+    return main(argv)
+
+
+def add_config(parser: argparse.ArgumentParser, about: str = 'config file') -> None:
+    """The arguments CONFIG and --cfg-options."""
+    parser.add_argument('config', help=about)
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=_Settings,
         metavar='KEY=VALUE',
         help='change settings of the config: a.b=1 c="[1,2]" d="[(1,2),(3,4)]"; '
         'quote, and leave no blanks',
     )
+
+
+class _Settings(argparse.Action):
+    """mmengine's DictAction, which --help does without."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[object] | None,
+        option_string: str | None = None,
+    ) -> None:
+        from mmengine.config import DictAction
+
+        action = DictAction(self.option_strings, self.dest, nargs=self.nargs)
+        action(parser, namespace, values, option_string)
+
+
+def _parser(name: str, description: str | None) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=name, description=description)
+    add_config(parser)
+    parser.add_argument('--work-dir', help='folder for logs and checkpoints')
     parser.add_argument(
         '--launcher',
         choices=['none', 'pytorch', 'slurm', 'mpi'],
@@ -122,27 +205,25 @@ def _parse(
     return args
 
 
-def _run(
-    name: str,
-    command: Callable[[str, Sequence[str] | None], None],
-    argv: Sequence[str] | None,
-) -> None:
+def _run(name: str, command: Command, argv: Sequence[str] | None) -> None:
     """Run, and end with a plain message where the user can put something right."""
     try:
-        from mmssm.openmmlab.engine.errors import UserError
-    except ModuleNotFoundError as error:
-        _fail(
-            f'{name}: the module {error.name} is not installed. pip install '
-            "'mmssm[onedl]' installs all that is needed; mmssm-doctor says more"
-        )
-    try:
-        command(name, argv)
+        status = command(name, argv)
     except UserError as error:
-        _fail(f'{name}: {error}')
+        _fail(f'{name}: {error}', error.status)
+    except ModuleNotFoundError as error:
+        stop_without(name, error)
     except KeyboardInterrupt:
         _fail(f'{name}: interrupted')
+    if status:
+        sys.exit(status)
 
 
-def _fail(message: str) -> NoReturn:
-    """Exit with status 1; of many processes the first of each machine speaks."""
-    sys.exit(message if os.environ.get('LOCAL_RANK', '0') == '0' else 1)
+def _fail(message: str, status: int = 1) -> NoReturn:
+    """Exit; of many processes the first of each machine speaks."""
+    if os.environ.get('LOCAL_RANK', '0') != '0':
+        sys.exit(status)
+    if status == 1:
+        sys.exit(message)
+    print(message, file=sys.stderr)
+    sys.exit(status)

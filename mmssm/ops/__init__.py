@@ -11,13 +11,16 @@ Letters used in signatures and shapes, with the papers' symbols:
     R            rank of the step projection (dt_rank)
     K            dilations of the state fusion, Omega in Spatial-Mamba
     A            (D, N) continuous-time decay, negative; A in Mamba
-    B, C, D      input matrix, observation and skip of the state equations, where
-                 nothing else can be meant
+    B, C, D      input matrix, observation and skip of the state equations
+    K[i, j]      kernel of a filter
     h            state
     q, k         query and key maps; Q and K in VMINet
     w            weight of a position in a sum over the map
     x, y         input and output of a mixing
     delta, dt    step before and after the softplus; Delta in Mamba
+
+B, C, D and K mean two things, as in the papers: numbers inside a shape, tensors where
+they are arguments or have an index.  S is a number always.
 """
 
 from mmssm.ops.attention import (
@@ -27,12 +30,15 @@ from mmssm.ops.attention import (
     separable_attention,
     windowed_separable_attention,
 )
+from mmssm.ops.depthwise import depthwise_conv
 from mmssm.ops.filter import ssm2d, ssm2d_kernel, ssm2d_prepare, ssm2d_support
-from mmssm.ops.fusion import merge_kernels, state_fusion
-from mmssm.ops.observation import observe
+from mmssm.ops.fusion import merge_kernels, observe, state_fusion
+from mmssm.ops.gate import gated_norm
 from mmssm.ops.scan import selective_scan
 
 __all__ = [
+    'depthwise_conv',
+    'gated_norm',
     'merge_kernels',
     'mixing_matrix',
     'mixing_rank',

@@ -1,7 +1,10 @@
 """Choice of an implementation by name, or of the first that can run."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
+
+from mmssm.ops import counting
 
 
 class Implementation(NamedTuple):
@@ -20,11 +23,29 @@ class Implementation(NamedTuple):
 
 
 _OPS: dict[str, tuple[Implementation, ...]] = {}
+_COSTS: dict[str, counting.Cost] = {}
 
 
-def register(op: str, implementations: Sequence[Implementation]) -> None:
-    """Make the implementations of `op` known, the preferred one first."""
+def register(
+    op: str,
+    implementations: Sequence[Implementation],
+    macs: Callable[..., int] | counting.Cost | None = None,
+) -> None:
+    """Make the implementations of `op` known, the preferred one first.
+
+    macs(*inputs), of what the implementations are called with: multiply-accumulates of
+    a call; a `Cost` where the result is not shaped as the first of the inputs.  Without
+    it a count known before stays; an op that has none is computed while others are
+    counted, and counts what torch sees of it.
+    """
     _OPS[op] = tuple(implementations)
+    if macs is not None:
+        _COSTS[op] = macs if isinstance(macs, counting.Cost) else counting.Cost(macs)
+
+
+def cost(op: str) -> counting.Cost | None:
+    """What was registered as the op's count."""
+    return _COSTS.get(op)
 
 
 def registered() -> dict[str, tuple[Implementation, ...]]:
@@ -36,7 +57,8 @@ def choose(op: str, backend: str | None, *inputs: Any) -> Callable[..., Any]:
     """The function that computes `op` on `inputs`.
 
     backend None takes the first implementation that can run and suits the inputs; a
-    name is obeyed.
+    name is obeyed.  Where operators are counted it counts, whichever backend is asked
+    for.
     Raises ValueError for an unknown name and RuntimeError, with the reason of every
     candidate, when what was asked for cannot run.
     """
@@ -47,6 +69,8 @@ def choose(op: str, backend: str | None, *inputs: Any) -> Callable[..., Any]:
         raise ValueError(
             f'{op} has no backend {backend!r}; expected None or one of {names}'
         )
+    if op in _COSTS and counting.is_counting():
+        return partial(_COSTS[op].count, op)
     reasons = []
     for candidate in candidates:
         if backend is None and not candidate.suits(*inputs):

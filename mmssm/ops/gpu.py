@@ -19,15 +19,24 @@ def absence(name: str = 'triton') -> str | None:
     spec = find_spec(name)
     if spec is None or spec.origin is None:
         return "triton is not installed (pip install 'triton>=3.4')"
-    text = Path(spec.origin).read_text(encoding='utf-8')
-    version = re.search(r'^__version__ = [\'"](\d+)\.(\d+)', text, re.MULTILINE)
-    if version is None:
+    found = version(name)
+    if found is None:
         return f'{spec.origin} does not tell the version of triton'
-    if tuple(map(int, version.groups())) < OLDEST:
+    if tuple(map(int, found.split('.')[:2])) < OLDEST:
         oldest = '.'.join(map(str, OLDEST))
-        found = '.'.join(version.groups())
+        found = '.'.join(found.split('.')[:2])
         return f'triton {found} is too old; {oldest} or newer is needed'
     return None
+
+
+def version(name: str = 'triton') -> str | None:
+    """The version that the package of Triton tells, or None."""
+    spec = find_spec(name)
+    if spec is None or spec.origin is None:
+        return None
+    text = Path(spec.origin).read_text(encoding='utf-8')
+    found = re.search(r'^__version__ = [\'"](\d+\.\d+[^\'"]*)', text, re.MULTILINE)
+    return None if found is None else found[1]
 
 
 # Looked up once, and outside of what torch.compile traces.

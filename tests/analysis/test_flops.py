@@ -1,15 +1,16 @@
 """The count agrees with the published tables and with counts by hand."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from torch import nn
 
+from mmssm.analysis.flops import count_macs, counting, fft_macs, macs_per_module
 from mmssm.backbones import SpatialMamba, VMINet
-from mmssm.analysis.flops import count_macs, counting, fft_macs
 from mmssm.layers import SSM2D, StateFusion
-from mmssm.ops import dispatch, selective_scan, ssm2d_kernel
+from mmssm.ops import dispatch, selective_scan, ssm2d, ssm2d_kernel, ssm2d_prepare
 
 # GFLOPs of the classifier at 224 x 224, of arXiv 2410.15091 and of the released VMINet
 PUBLISHED = {
@@ -85,15 +86,117 @@ def test_every_backend_counts_the_same(backend):
     assert selective_scan(*inputs, backend=backend).any()
 
 
-def test_ops_come_back_after_an_error():
-    before = dispatch.registered()
+def test_nothing_is_counted_after_an_error():
     with pytest.raises(ZeroDivisionError), counting():
         raise ZeroDivisionError
-    assert dispatch.registered() == before
+    u = torch.rand(1, 2, 3)
+    assert selective_scan(u, u, -torch.ones(2, 1), torch.ones(1, 1, 3)).any()
 
 
 def test_every_op_has_a_count():
-    with counting():
-        stand_ins = dispatch.registered()
-    real = dispatch.registered()
-    assert {op for op in real if stand_ins[op] == real[op]} == set()
+    for op in dispatch.registered():
+        assert dispatch.cost(op) is not None, op
+
+
+def test_another_thread_computes_meanwhile():
+    layer, x = SSM2D(4), torch.randn(1, 4, 9, 7)
+    expected = layer(x)
+    with counting() as read, ThreadPoolExecutor(1) as pool:
+        assert not layer(x).any()
+        counted = read()
+        assert torch.equal(pool.submit(layer, x).result(), expected)
+        assert read() == counted
+
+
+def test_a_warm_layer_counts_as_a_cold_one():
+    layer, x = SSM2D(8).eval(), torch.randn(1, 8, 20, 25)
+
+    def count(times=1):
+        with counting() as read, torch.no_grad():
+            for _ in range(times):
+                layer(x)
+        return read()
+
+    cold = count()
+    assert count(3).total == 3 * cold.total
+    with torch.no_grad():
+        for _ in range(3):
+            layer(x)
+    assert layer._kept._entry[2] is not None
+    assert count() == cold
+    with torch.no_grad():
+        assert layer(x).any()
+
+
+@pytest.mark.parametrize('channels, tolerance', [(8, 0.0), (6, 0.0), (8, 1e-2)])
+def test_a_prepared_filter_counts_as_the_filter(channels, tolerance):
+    x = torch.randn(3, channels, 40, 33)
+    values = torch.full((4, 4, 2), 0.5), torch.ones(2, 4, 2)
+    C = torch.ones(2, 4, channels, 2)
+    prepared = ssm2d_prepare(x, *values, C, tolerance=tolerance)
+    with counting() as read:
+        result = prepared(x)
+    assert result.shape == x.shape
+    assert not result.any()
+    with counting() as read_filter:
+        ssm2d(x, *values, C, tolerance=tolerance)
+    assert read() == read_filter()
+
+
+def test_nested_counts():
+    layer, x = StateFusion(6), torch.randn(2, 6, 5, 7)
+    with counting() as outer:
+        layer(x)
+        with counting() as inner:
+            layer(x)
+    assert outer().total == 2 * inner().total == 2 * 3 * 9 * 2 * 6 * 35
+
+
+class Mixer(nn.Module):
+    """Layers in containers, a shared one, and a product and a parameter of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(6, 6))
+        self.steps = nn.ModuleList([nn.Conv2d(6, 6, 1), StateFusion(6)])
+        self.filter = SSM2D(6, norm=True)
+        self.again = self.steps[0]
+        self.tied = nn.Conv2d(6, 6, 1)
+        self.tied.weight = self.steps[0].weight
+
+    def forward(self, x):
+        for step in (*self.steps, self.filter, self.again):
+            x = step(x)
+        return torch.einsum('bchw,dc->bdhw', x, self.weight)
+
+
+def test_modules_sum_to_the_model():
+    model, shape = Mixer(), (2, 6, 5, 7)
+    rows = {row.name: row for row in macs_per_module(model, shape)}
+    total = count_macs(model, shape)
+    assert rows[''].macs == total.total
+    assert rows[''].params == sum(p.numel() for p in model.parameters())
+    assert rows['filter'].macs == rows['filter.(itself)'].macs == total.ops['ssm2d']
+    assert rows['steps.0'] == ('steps.0', 'Conv2d', 6 * 7, 2 * 2 * 35 * 36)
+    assert rows['tied'] == ('tied', 'Conv2d', 6, 0)
+    assert rows['steps'].macs == rows['steps.0'].macs + rows['steps.1'].macs
+    assert rows['(itself)'] == ('(itself)', 'Mixer', 36, 2 * 35 * 36)
+    leaves = [
+        row
+        for row in rows.values()
+        if row.name and not any(n.startswith(f'{row.name}.') for n in rows)
+    ]
+    assert sum(row.macs for row in leaves) == rows[''].macs
+    assert sum(row.params for row in leaves) == rows[''].params
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_modules_of_a_backbone_sum_to_its_count():
+    rows = macs_per_module(SpatialMamba('tiny'), (1, 3, 64, 96))
+    assert rows[0].macs == count_macs(SpatialMamba('tiny'), (1, 3, 64, 96)).total
+    leaves = [
+        row
+        for row in rows[1:]
+        if not any(other.name.startswith(f'{row.name}.') for other in rows)
+    ]
+    assert sum(row.macs for row in leaves) == rows[0].macs

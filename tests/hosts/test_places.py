@@ -6,8 +6,8 @@ from parity import assert_equal_in_double
 from ssm2d_hosts import HOSTS, PLACES, bare, build, evaluated, loss_of, mixes
 from torch import nn
 
-from mmssm.hosts import ssm2d_host
-from mmssm.hosts.places import Mix
+from mmssm.hosts import adding
+from mmssm.hosts.mix import Mix
 
 
 class Double(nn.Module):
@@ -25,7 +25,7 @@ class Double(nn.Module):
 
 @pytest.fixture
 def doubled(monkeypatch):
-    monkeypatch.setattr(ssm2d_host, 'SSM2D', Double)
+    monkeypatch.setattr(adding, 'SSM2D', Double)
 
 
 @pytest.mark.parametrize('name', [n for n in HOSTS if n not in ('vit', 'convnext')])

@@ -18,7 +18,7 @@ from ssm2d_hosts import (
 )
 from torch import nn
 
-from mmssm.hosts import ssm2d_host
+from mmssm.hosts import adding, ssm2d_host
 from mmssm.registry import MODELS
 
 
@@ -176,7 +176,7 @@ def test_options_reach_the_layer(monkeypatch):
         given.append(options)
         return nn.Identity()
 
-    monkeypatch.setattr(ssm2d_host, 'SSM2D', layer)
+    monkeypatch.setattr(adding, 'SSM2D', layer)
     options = dict(
         num_states=3,
         num_ssms=2,

@@ -8,9 +8,9 @@ import pytest
 import torch
 from parity import assert_equal_in_double
 
-from mmssm.weights.official import ssm2d as ssm2d_names
 from mmssm.layers.ssm2d import SSM2D
 from mmssm.ops.filter import plan, ssm2d_kernel
+from mmssm.weights.official import ssm2d as ssm2d_names
 
 CASES = [
     (complex_states, directions)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from parity import assert_equal_in_double
 from torch.nn.functional import softplus
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmssm.layers import StructureAwareSSM
 
@@ -98,3 +99,46 @@ def test_pure_low_precision_module_runs():
     y = ssm(torch.randn(1, 20, 4, 5, dtype=torch.bfloat16))
     assert y.dtype == torch.bfloat16
     assert y.isfinite().all()
+
+
+@pytest.mark.parametrize(('dtype', 'maps'), [(torch.float32, 17), (torch.bfloat16, 29)])
+def test_training_keeps_few_maps(dtype, maps):
+    """In maps of the layer's input and its dtype, C channels each; states are wide."""
+    ssm, x = layer(64), torch.randn(1, 64, 24, 40).to(dtype).requires_grad_()
+    own = {p.untyped_storage().data_ptr() for p in ssm.parameters()}
+    kept = {}
+
+    def pack(saved):
+        storage = saved.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = saved, storage.nbytes()
+        return saved
+
+    with (
+        torch.autocast('cpu', torch.bfloat16, enabled=dtype == torch.bfloat16),
+        torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved),
+    ):
+        ssm(x)
+    weights = sum(p.nbytes for p in ssm.parameters())  # copies of lower precision
+    assert sum(size for _, size in kept.values()) <= maps * x.nbytes + weights
+
+
+class Casts(TorchDispatchMode):
+    """Counts casts of tensors that are as large as a map."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.size, self.count = size, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten._to_copy.default and args[0].numel() >= self.size:
+            self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_few_maps_are_cast_under_autocast():
+    ssm, x = layer(16), torch.randn(1, 16, 48, 40, dtype=torch.bfloat16)
+    with torch.no_grad(), torch.autocast('cpu', torch.bfloat16), Casts(x.numel()) as c:
+        ssm(x)
+    # on a CPU the scan, the observation and the gate read copies in float32
+    assert c.count <= 6

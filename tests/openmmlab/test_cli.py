@@ -8,10 +8,10 @@ import sys
 
 import pytest
 import torch
-from engine import tiny, toy
+from openmmlab.engine import tiny, toy
 from PIL import Image
 
-from mmssm import cli
+from mmssm.openmmlab import cli
 
 NUMBERS = itertools.count()
 
@@ -144,7 +144,10 @@ def test_launcher_without_launch(monkeypatch, tmp_path):
         cli.train([str(config), '--launcher', 'pytorch'])
 
 
-@pytest.mark.parametrize('tool', ['train', 'test'])
+@pytest.mark.parametrize(
+    'tool',
+    ['train', 'test', 'analysis/get_flops', 'model_converters/official_to_mmssm'],
+)
 def test_tool_without_the_package(tmp_path, tool):
     script = str(toy.ROOT / f'tools/{tool}.py')
     code = f'import sys, runpy; sys.modules["mmssm"] = None; runpy.run_path({script!r})'
@@ -154,3 +157,35 @@ def test_tool_without_the_package(tmp_path, tool):
     assert done.returncode == 1
     assert done.stderr.startswith(f'tools/{tool}.py: the module mmssm')
     assert 'Traceback' not in done.stderr
+
+
+@pytest.mark.parametrize('command', ['train', 'test', 'check_data', 'flops', 'convert'])
+def test_help_needs_no_openmmlab(command):
+    code = (
+        'import sys; sys.modules.update(dict.fromkeys(("mmengine", "mmcv")))\n'
+        f'from mmssm.openmmlab.cli import {command}; {command}(["--help"])'
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', code],
+        env=toy.environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f'usage: mmssm-{command.replace("_", "-")} ')
+
+
+def test_script_without_openmmlab():
+    code = (
+        'import sys, runpy; sys.modules["mmengine"] = None\n'
+        f'runpy.run_path({str(toy.ROOT / "tools/analysis/vminet_metrics.py")!r})'
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', code],
+        env=toy.environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith('vminet_metrics: the module mmengine is not installed')

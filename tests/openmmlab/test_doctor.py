@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from mmssm import doctor
+from mmssm.openmmlab import doctor
+from mmssm.openmmlab.doctor.conditions import OLDEST_TORCH
 from mmssm.openmmlab.doctor.facts import PROBES, Facts, Probe, run_probe
 from mmssm.openmmlab.doctor.traps import PINS, TRAPS, judge
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 GPU = {
     'name': 'H200',
     'gigabytes': 139.0,
@@ -63,6 +64,17 @@ ORIGINAL = {
 }
 
 
+ABSENT = {
+    name: Probe({}, f"ModuleNotFoundError: No module named '{name.split('.')[0]}'")
+    for name in ('cv2', 'mmengine', 'mmcv', 'mmcv.ops', 'mmdet', 'mmseg', 'pycocotools')
+}
+TORCH_ONLY = replace(
+    HEALTHY,
+    installed={'torch': '2.13.0', 'numpy': '2.2.6', 'mmssm': '0.1.0'},
+    probes={**HEALTHY.probes, **ABSENT},
+)
+
+
 def probed(name: str, probe: Probe, facts: Facts = HEALTHY) -> Facts:
     return replace(facts, probes={**facts.probes, name: probe})
 
@@ -94,6 +106,48 @@ def found(facts: Facts, level: str) -> list[str]:
 def test_nothing_is_wrong_with_a_healthy_environment():
     assert found(HEALTHY, 'fail') == []
     assert found(HEALTHY, 'warn') == []
+
+
+def test_torch_alone_is_healthy():
+    assert found(TORCH_ONLY, 'fail') == []
+    assert found(TORCH_ONLY, 'warn') == []
+    (note,) = [f for f in judge(TORCH_ONLY) if f.detail and f.level == 'note']
+    assert note.title.startswith('OpenMMLab, which trains and tests detectors')
+    assert note.fix == "to add it: python -m pip install 'mmssm[onedl]'"
+    text = doctor.as_text(TORCH_ONLY, judge(TORCH_ONLY))
+    assert text.endswith('create_model is possible here.')
+
+
+def test_torch_without_numpy_is_healthy_too():
+    bridge = torch_with({'numpy_bridge': 'Numpy is not available'}, TORCH_ONLY)
+    facts = probed('numpy', missing('numpy').probes['numpy'], bridge)
+    assert found(facts, 'fail') == found(facts, 'warn') == []
+    assert len(found(facts, 'note')) == 2
+
+
+@pytest.mark.parametrize(
+    'change, words',
+    [
+        (missing('torch'), 'torch is missing'),
+        (failing('backends', "ImportError: cannot import name 'x'"), 'own operators'),
+        (failing('numpy', 'ImportError: broken'), 'numpy is missing or broken'),
+        (torch_with({'numpy_bridge': 'Numpy is not available'}), 'another numpy'),
+        (torch_with({'gpus': [{**GPU, 'error': 'no kernel image'}]}), 'on a GPU'),
+    ],
+)
+def test_what_breaks_torch_alone_is_named(change: Facts, words: str):
+    (title,) = found(
+        replace(
+            change, probes={**change.probes, **ABSENT}, installed=TORCH_ONLY.installed
+        ),
+        'fail',
+    )
+    assert words in title
+
+
+def test_the_oldest_torch_is_that_of_the_package():
+    oldest = '.'.join(map(str, OLDEST_TORCH))
+    assert f"'torch>={oldest}'" in (ROOT / 'setup.py').read_text()
 
 
 FATAL = [
@@ -226,7 +280,9 @@ def test_the_exit_status_and_the_two_forms_of_the_report(
 
 
 def test_the_doctor_runs_where_nothing_is_installed():
-    code = f'import sys; sys.path.insert(0, {str(ROOT)!r}); import mmssm.openmmlab.doctor'
+    code = (
+        f'import sys; sys.path.insert(0, {str(ROOT)!r}); import mmssm.openmmlab.doctor'
+    )
     bare = [sys.executable, '-I', '-S', '-c', code]
     done = subprocess.run(bare, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -243,6 +243,15 @@ def test_prepared_filter_gives_the_same_bits(tolerance):
         assert torch.equal(prepared(maps), ssm2d(maps, *others, tolerance=tolerance))
 
 
+@pytest.mark.parametrize('shape', [(2, 9, 6, 5), (2, 3, 6, 5), (2, 7, 6, 9), (7, 6, 5)])
+def test_prepared_filter_refuses_other_maps(shape):
+    x, *others = (v.detach() for v in make(6, 5, 7, 4, 4))
+    prepared = ssm2d_prepare(x, *others)
+    assert torch.equal(prepared(x[:1]), prepared(x)[:1])
+    with pytest.raises(ValueError, match=r'prepared for \(B, 7, 6, 5\)'):
+        prepared(torch.zeros(shape, dtype=torch.float64))
+
+
 def test_result_is_the_same_every_time():
     inputs = [v.detach().float().requires_grad_() for v in make(17, 21, 8, 4, 4)]
     for one, other in zip(

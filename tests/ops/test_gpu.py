@@ -32,6 +32,13 @@ def test_versions(tmp_path, monkeypatch, content, words):
 
 def test_a_missing_package():
     assert gpu.absence('no_such_triton').startswith('triton is not installed')
+    assert gpu.version('no_such_triton') is None
+
+
+def test_the_version_is_told(tmp_path, monkeypatch):
+    (tmp_path / 'another_triton.py').write_text("__version__ = '3.6.0+git1'")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert gpu.version('another_triton') == '3.6.0+git1'
 
 
 @pytest.mark.parametrize(

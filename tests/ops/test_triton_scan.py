@@ -10,9 +10,10 @@ from torch.library import opcheck
 from mmssm.ops import dispatch, selective_scan
 
 scan = kernels_of('scan')
+single = scan.single
 NAMES = ('states', 'u', 'delta', 'A', 'B', 'delta_bias')
 SHAPES = [  # (B, D, N, G, L)
-    (2, 6, 1, 1, 65),
+    (2, 6, 1, 1, 29),
     (1, 4, 3, 1, 21),
     (2, 8, 2, 4, 19),
     (1, 6, 1, 2, 16),
@@ -26,6 +27,9 @@ def small_tiles(monkeypatch):
     """16 or fewer positions in a tile, several tiles in a segment, several segments."""
     for name, value in {'TILE': 32, 'TILE_ADJOINT': 32, 'PROGRAMS': 18}.items():
         monkeypatch.setattr(scan, name, value)
+    own = {'CHANNELS': 4, 'STEPS': 4, 'STEPS_ADJOINT': 2, 'PROGRAMS': 6}
+    for name, value in {**own, 'SHORTEST': 8}.items():
+        monkeypatch.setattr(single, name, value)
 
 
 def make(shape, dtype=torch.float64, decay=1.0):
@@ -61,15 +65,19 @@ def test_weak_and_strong_decay(decay):
 
 @pytest.mark.usefixtures('small_tiles')
 def test_the_small_tiles_divide_everything():
-    u, _, _, B, _ = make((2, 6, 1, 1, 65))
+    u, _, _, B, _ = make((1, 6, 3, 1, 65))
     plan = scan.tiles(u, B, scan.TILE)
     assert plan.blocks > 1
     assert plan.segments > 2
     assert plan.length > plan.positions
+    blocks, count, length = single.segments_of(2, 6, 29)
+    assert blocks > 1
+    assert count > 2
+    assert length > single.STEPS
 
 
 def test_kernels_equal_naive_at_their_own_tiles():
-    assert_kernels_equal_naive(make((1, 5, 1, 1, 70)))
+    assert_kernels_equal_naive(make((1, 5, 1, 1, 33)))
 
 
 @pytest.mark.usefixtures('small_tiles')
@@ -125,7 +133,7 @@ def test_strong_decay_and_large_steps_stay_finite():
 
 @pytest.mark.usefixtures('small_tiles')
 def test_result_is_the_same_every_time():
-    inputs = make((2, 6, 1, 1, 65), torch.float32)
+    inputs = make((1, 6, 1, 1, 29), torch.float32)
     first, second = (with_grads(inputs, 'triton') for _ in range(2))
     for name in NAMES:
         assert torch.equal(first[name], second[name])

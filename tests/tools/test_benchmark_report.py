@@ -4,7 +4,8 @@ import re
 from pathlib import Path
 
 import pytest
-import report
+
+from tools.benchmarks import report
 
 DOCS = Path(__file__).parents[2] / 'docs'
 
@@ -21,6 +22,14 @@ def test_a_file_is_whole_or_as_it_was(monkeypatch, tmp_path):
         report.write_whole(file, 'after')
     assert file.read_text() == 'before'
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_row_without_times_says_that_memory_ran_out():
+    row = report.Row('g/large', '8x8', 2, 'training', [], peer='g/fast')
+    fast = report.Row('g/fast', '8x8', 2, 'training', [1.0], peak=8)
+    table = report.to_markdown({}, [row, fast])
+    assert '| large | 2 of 8x8 | out of memory |  |' in table
+    assert report.from_json(report.to_json({}, [row])) == [row]
 
 
 def test_rows_and_their_figures():

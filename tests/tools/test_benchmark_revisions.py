@@ -5,13 +5,10 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import cases
-import official
 import pytest
-import revisions
-import run
 
 import mmssm
+from tools.benchmarks import case, official, revisions, run
 
 FUSION = ['--groups', 'ops', '--cases', 'state_fusion', '--no-peak']
 FUSION += ['--sizes', '32x40', '--repeats', '2']
@@ -37,7 +34,7 @@ def repository(monkeypatch, tmp_path):
 
     subprocess.run([*git, 'init', '-q'], check=True)
     commit()
-    naive = tmp_path / 'mmssm/ops/state_fusion/naive.py'
+    naive = tmp_path / 'mmssm/ops/fusion/naive.py'
     right = naive.read_text()
     naive.write_text(right.replace('mixed + scale', 'mixed + 2 * scale'))
     assert naive.read_text() != right
@@ -74,7 +71,7 @@ def test_a_model_of_another_checkout(tmp_path):
         'import torch\ndef make(): return torch.nn.Conv2d(3, 5, 1)\n'
     )
     spec = official.Official.parse(f'other={tmp_path}:theirs:make')
-    setting = cases.Setting((8, 9), mode='training')
+    setting = case.Setting((8, 9), mode='training')
     with official.Remote(spec, setting, threads=1, tf32=False) as remote:
         assert remote.parameters == 20
         assert remote.seconds() > 0

@@ -1,6 +1,5 @@
 """The suite refuses wrong results, and reports what it measures."""
 
-import argparse
 import json
 import os
 import subprocess
@@ -8,22 +7,19 @@ import sys
 from functools import partial
 from pathlib import Path
 
-import cases
-import measure
-import parity_gate
 import pytest
-import report
-import run
-import ssm2d
 import torch
 from torch import Tensor
 
 from mmssm.backbones import SpatialMamba
 from mmssm.ops import dispatch
+from tools.benchmarks import backbones, layers, measure, parity_gate, report, run, suite
+from tools.benchmarks.case import Case, Prepared, Setting, select
 
 ROOT = Path(__file__).parents[2]
 SMALL = ['--sizes', '32x40', '--repeats', '2', '--no-peak']
 FUSION = ['--groups', 'ops', '--cases', 'state_fusion', *SMALL]
+CHEAP = ['--cases', 'ops/*', 'ssm2d-1e-6', 'vminet-ti', '--mode', 'training']
 ARCH = {'channels': 16, 'depths': (1, 1, 1, 1)}
 
 
@@ -67,7 +63,9 @@ def broken(monkeypatch, request):
 
 @pytest.mark.parametrize('broken', [twice_backward, not_a_number], indirect=True)
 def test_a_red_gate_stops_everything(broken, monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(run, 'take_turns', lambda *_: pytest.fail('something is timed'))
+    monkeypatch.setattr(
+        suite, 'take_turns', lambda *_: pytest.fail('something is timed')
+    )
     results = tmp_path / 'results.json'
     assert status([*FUSION, '--json', str(results)]) == 1
     assert 'nothing was timed: ops/state_fusion' in capsys.readouterr().out
@@ -92,8 +90,8 @@ def test_the_gate_of_a_backbone_passes_and_leaves_the_ops():
 
 
 def test_registry_is_sound():
-    known = cases.registry()
-    assert {case.group for case in known.values()} == set(cases.GROUPS)
+    known = suite.registry()
+    assert {case.group for case in known.values()} == set(suite.GROUPS)
     for name, case in known.items():
         assert case.name == name
         assert case.peer is None or known[case.peer].gate is None
@@ -101,6 +99,10 @@ def test_registry_is_sound():
             'swin-t',
             'convnext-t',
             'resnet-50',
+            'timm-swin-t',
+            'timm-convnext-t',
+            'swin-block',
+            'depthwise-7x7',
         )
     configs = {
         path.stem
@@ -112,36 +114,40 @@ def test_registry_is_sound():
 
 def test_cases_are_selected_by_pattern():
     names = ['ops/scan', 'ops/fusion', 'backbones/swin']
-    assert cases.select(names, ['sc*', 'backbones/*']) == ['ops/scan', 'backbones/swin']
+    assert select(names, ['sc*', 'backbones/*']) == ['ops/scan', 'backbones/swin']
     with pytest.raises(ValueError, match=r"'nothing' fits no case.*ops/scan"):
-        cases.select(names, ['nothing'])
+        select(names, ['nothing'])
 
 
 def test_peers_come_with_the_cases(capsys):
     assert status(['--groups', 'backbones', '--cases', 'vminet-ti', '--list']) == 0
-    assert capsys.readouterr().out.split() == [
-        'backbones/swin-t',
-        'backbones/vminet-ti',
-    ]
+    peer = next(
+        f'backbones/{name}'
+        for name in ('swin-t', 'timm-swin-t', 'convnext-t')
+        if name in backbones.backbones()
+    )
+    assert capsys.readouterr().out.split() == [peer, 'backbones/vminet-ti']
 
 
-def test_ops_need_torch_alone():
+def test_ops_layers_and_backbones_need_torch_alone():
     program = (
         'import sys\n'
         "for name in ('mmengine', 'mmcv', 'mmdet', 'mmseg'): sys.modules[name] = None\n"
-        'import run\n'
-        f'run.main({SMALL})\n'
+        'from tools.benchmarks import run\n'
+        f'run.main({[*SMALL, *CHEAP]})\n'
     )
-    path = os.pathsep.join([str(ROOT), str(ROOT / 'tools/benchmarks')])
     ran = subprocess.run(
         [sys.executable, '-c', program],
-        env={**os.environ, 'PYTHONPATH': path},
+        env={**os.environ, 'PYTHONPATH': str(ROOT)},
         capture_output=True,
         text=True,
     )
     assert ran.returncode == 0, ran.stderr
     assert 'segmentors are skipped: mmdet and mmseg cannot be imported' in ran.stdout
     assert '| ssm2d | 1 of 32x40 |' in ran.stdout
+    assert '| ssm2d-1e-6 | 1 of 32x40 |' in ran.stdout
+    assert '| convnext-t | 1 of 32x40 |' in ran.stdout
+    assert '| vminet-ti | 1 of 32x40 |' in ran.stdout
 
 
 def test_results_are_written_for_programs_and_people(tmp_path):
@@ -197,16 +203,61 @@ def test_a_size_that_is_none(text):
 
 
 def test_a_step_counts_what_the_scan_must_move():
-    from op_cases import OPS, scan_traffic
+    from tools.benchmarks.ops import OPS, scan_traffic
 
     inputs = OPS['selective_scan'].inputs(2, 6, 3, 4)
     assert scan_traffic(inputs) == 4 * 2 * 12 * (6 + 6 + 6 + 1)
 
 
-def test_rows_of_backbones_with_the_layer(monkeypatch, capsys):
-    monkeypatch.setattr(ssm2d, 'in_fresh_process', lambda *_: (2.0, 10**6))
-    args = argparse.Namespace(device='cpu', repeats=1)
-    ssm2d.backbone_table((32, 40), 1, args)
-    rows = capsys.readouterr().out.splitlines()
-    assert [row.split(' | ')[1] for row in rows] == list(ssm2d.BACKBONES)
-    assert all(row.split(' | ')[6] == '1.000' for row in rows)
+@pytest.mark.parametrize('name', list(layers.ours()))
+def test_layers_and_the_released_algorithm_are_as_defined(name):
+    assert layers.ours()[name].gate('cpu') <= parity_gate.LIMIT
+
+
+def test_a_wrong_layer_is_seen():
+    wrong = layers.Ours(wrap=lambda layer, size: torch.nn.Sequential(layer, Half()))
+    assert wrong.gate('cpu') > 0.1
+
+
+class Half(torch.nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x / 2
+
+
+def test_the_released_algorithm_takes_small_squares_alone():
+    case = suite.registry(['layers'])[f'layers/{layers.RELEASED}']
+    sizes = [(128, 128), (132, 132), (128, 124)]
+    assert [case.fits(Setting(size)) for size in sizes] == [True, False, False]
+
+
+def test_a_batch_for_each_size():
+    args = run.parse(
+        ['--sizes', '8x8', '9x9', '--batch', '4', '2', '--mode', 'training']
+    )
+    assert [(s.size, s.batch) for s in run.settings(args)] == [((8, 8), 4), ((9, 9), 2)]
+    args.batch = [3]
+    assert [s.batch for s in run.settings(args)] == [3, 3]
+    args.batch = [1, 2, 3]
+    with pytest.raises(ValueError, match='3 numbers for 2 sizes'):
+        run.settings(args)
+
+
+def test_a_case_that_runs_out_of_memory_leaves_the_others(capsys, monkeypatch):
+    def too_large(setting: Setting) -> Prepared:
+        raise torch.OutOfMemoryError
+
+    def some(groups: object) -> dict[str, Case]:
+        work = Prepared(lambda: torch.ones(3).sum())
+        cases = Case('ops/a', too_large), Case('ops/b', lambda setting: work)
+        return {case.name: case for case in cases}
+
+    monkeypatch.setattr(run, 'registry', some)
+    assert status([*SMALL, '--mode', 'inference']) == 0
+    out = capsys.readouterr().out
+    assert '| a | 1 of 32x40 | out of memory |' in out
+    assert '| b | 1 of 32x40 | 0.' in out
+
+
+def test_the_machine_tells_its_vector_instructions():
+    about = measure.machine('cpu')
+    assert about['CPU capability'] == torch.backends.cpu.get_cpu_capability()

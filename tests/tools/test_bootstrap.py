@@ -8,11 +8,11 @@ import time
 from collections import namedtuple
 from pathlib import Path
 
-import bootstrap
-import machine
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from tools.environment import bootstrap, machine
+
+ROOT = Path(__file__).resolve().parents[2]
 Usage = namedtuple('Usage', 'free')
 
 
@@ -296,3 +296,10 @@ def test_the_steps_install_the_pinned_packages():
         assert f'requirements/{stack}.txt' in commands[3]
         assert commands[4][-1] == 'opencv-python-headless==4.12.0.88'
         assert commands[5][-2:] == ['-e', '.']
+
+
+def test_it_starts_before_anything_is_installed():
+    bare = [sys.executable, '-S', '-m', 'tools.environment.bootstrap', '--help']
+    done = subprocess.run(bare, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert '--stack' in done.stdout

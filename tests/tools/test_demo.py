@@ -1,6 +1,5 @@
 """The demo: what it starts, what it keeps, and how it stops."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -8,30 +7,24 @@ import sys
 import time
 from pathlib import Path
 
-import demo_results
 import pytest
+
+from tools.demo import __main__ as demo
+from tools.demo import results
 
 ROOT = Path(__file__).parents[2]
 QUICK = ['--iterations', '2', '--images', '8', '3']
 
 
-@pytest.fixture(scope='module')
-def demo():
-    spec = importlib.util.spec_from_file_location('demo', ROOT / 'tools/demo.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
-def lock(demo, tmp_path):
+def lock(tmp_path):
     descriptor = demo.take_lock(tmp_path / 'lock')
     yield descriptor
     os.close(descriptor)
 
 
 @pytest.fixture
-def step(demo, tmp_path, lock):
+def step(tmp_path, lock):
     """Starts a step that runs Python code."""
 
     def start(code, name='step'):
@@ -41,8 +34,9 @@ def step(demo, tmp_path, lock):
 
 
 def run_demo(folder, *options):
-    command = [sys.executable, str(ROOT / 'tools/demo.py'), *QUICK, *options]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    command = [sys.executable, '-m', 'tools.demo', *QUICK, *options]
+    env = {**os.environ, 'PYTHONPATH': str(ROOT)}
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
     return done.returncode, done.stdout, done.stderr
 
 
@@ -51,21 +45,21 @@ def test_everything_once_then_nothing_again(tmp_path):
     assert status == 0, out + err
     for words in ('train Mask R-CNN', 'train UPerNet', 'evaluate', 'box AP', 'mIoU'):
         assert words in out
-    (results,) = tmp_path.glob('work_dirs/demo/*/results.json')
-    for name, task in json.loads(results.read_text())['tasks'].items():
+    (found,) = tmp_path.glob('work_dirs/demo/*/results.json')
+    for name, task in json.loads(found.read_text())['tasks'].items():
         assert Path(tmp_path, task['checkpoint']).is_file()
-        assert (results.parent / name / f'{name}.png').stat().st_size > 10_000
+        assert (found.parent / name / f'{name}.png').stat().st_size > 10_000
         assert all(0 <= value <= 1 for value in task['metrics'].values())
-    before = results.read_bytes()
+    before = found.read_bytes()
 
     status, out, _ = run_demo(tmp_path)
     assert status == 0
     assert 'from an earlier run' in out
     assert 'train' not in out.split('| task')[0].replace('trained', '')
-    assert results.read_bytes() == before
+    assert found.read_bytes() == before
 
     # a lost checkpoint takes everything that followed from it along
-    detection = results.parent / 'detection'
+    detection = found.parent / 'detection'
     Path(detection / 'train/last_checkpoint').unlink()
     for checkpoint in detection.glob('train/*.pth'):
         checkpoint.unlink()
@@ -75,14 +69,14 @@ def test_everything_once_then_nothing_again(tmp_path):
     assert 'segmentation: evaluate' not in out
 
 
-def test_every_model_has_both_configs(demo):
+def test_every_model_has_both_configs():
     for configs in demo.MODELS.values():
         assert len(configs) == len(demo.TASKS)
         for config in configs:
             assert (demo.CONFIGS / config).is_file()
 
 
-def test_jobs_run_side_by_side_and_steps_one_by_one(demo, step, tmp_path):
+def test_jobs_run_side_by_side_and_steps_one_by_one(step, tmp_path):
     wait = 'import time; time.sleep(1)'
     order = []
 
@@ -98,7 +92,7 @@ def test_jobs_run_side_by_side_and_steps_one_by_one(demo, step, tmp_path):
     assert time.monotonic() - begin > 2
 
 
-def test_failure_stops_the_others_and_shows_the_log(demo, step):
+def test_failure_stops_the_others_and_shows_the_log(step):
     others = []
 
     def failing():
@@ -113,7 +107,7 @@ def test_failure_stops_the_others_and_shows_the_log(demo, step):
     assert others[0].process.poll() is not None
 
 
-def test_progress_is_read_from_the_log(demo, step, tmp_path):
+def test_progress_is_read_from_the_log(step, tmp_path):
     one = step('pass')
     assert one.progress() == 'is starting'
     line = (
@@ -126,7 +120,7 @@ def test_progress_is_read_from_the_log(demo, step, tmp_path):
     one.process.wait()
 
 
-def test_second_demo_is_kept_out_while_tools_run(demo, tmp_path):
+def test_second_demo_is_kept_out_while_tools_run(tmp_path):
     path = tmp_path / 'lock'
     lock = demo.take_lock(path)
     waiting = ['-c', 'import time; time.sleep(600)']
@@ -143,11 +137,10 @@ def test_second_demo_is_kept_out_while_tools_run(demo, tmp_path):
 
 def test_tools_die_with_a_killed_demo(tmp_path):
     code = f"""
-import importlib.util, sys, time
+import sys, time
 from pathlib import Path
-spec = importlib.util.spec_from_file_location('demo', {str(ROOT / 'tools/demo.py')!r})
-demo = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(demo)
+sys.path.insert(0, {str(ROOT)!r})
+from tools.demo import __main__ as demo
 lock = demo.take_lock(Path('lock'))
 step = demo.Step('s', ['-c', 'import time; time.sleep(600)'], Path('log'), lock)
 print('pid', step.process.pid, flush=True)
@@ -171,13 +164,13 @@ time.sleep(600)
     pytest.fail(f'process {child} lives on')
 
 
-def test_missing_module_is_named(demo, monkeypatch):
+def test_missing_module_is_named(monkeypatch):
     monkeypatch.setattr(demo, 'NEEDED', ('torch', 'no_such_module'))
     with pytest.raises(demo.Failure, match='no_such_module cannot be imported'):
         demo.check_machine()
 
 
-def test_full_disk_is_said(demo, monkeypatch):
+def test_full_disk_is_said(monkeypatch):
     monkeypatch.setattr(demo, 'FREE_GIGABYTES', 1e9)
     with pytest.raises(demo.Failure, match='free some space'):
         demo.check_machine()
@@ -187,11 +180,11 @@ def test_full_disk_is_said(demo, monkeypatch):
 def test_key_follows_from_everything(key):
     content = dict(model='m', configs='c', options=[], data='d', device='CPU')
     other = dict(content, **{key: 'other'})
-    assert demo_results.key_of(content) == demo_results.key_of(dict(content))
-    assert demo_results.key_of(content) != demo_results.key_of(other)
+    assert results.key_of(content) == results.key_of(dict(content))
+    assert results.key_of(content) != results.key_of(other)
 
 
-def test_changed_parts_are_told(demo, tmp_path, monkeypatch):
+def test_changed_parts_are_told(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = Path('work_dirs/demo/m-old')
     before.mkdir(parents=True)
@@ -217,7 +210,7 @@ def test_metrics_are_fractions(tmp_path, found, metrics):
     path.parent.mkdir()
     path.write_text(json.dumps(found))
     wanted = {'AP': 'coco/bbox_mAP', 'mIoU': 'mIoU'}
-    assert demo_results.read_metrics(tmp_path, wanted) == metrics
+    assert results.read_metrics(tmp_path, wanted) == metrics
 
 
 def test_table_has_a_row_for_each_task():
@@ -228,7 +221,7 @@ def test_table_has_a_row_for_each_task():
         resumed=True,
         evaluation_seconds=9.9,
     )
-    row = demo_results.table(dict(segmentation=task)).splitlines()[2]
+    row = results.table(dict(segmentation=task)).splitlines()[2]
     wanted = (
         '| segmentation | UPerNet | mIoU 0.812 | 2:05 (after an interruption) | 0:09 |'
     )

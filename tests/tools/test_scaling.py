@@ -1,10 +1,11 @@
 """Several processes train together, and nothing waits for a gradient."""
 
-import cases
 import pytest
-import scaling
 import torch
 from torch import Tensor, nn
+
+from tools.benchmarks import scaling
+from tools.benchmarks.case import Case, Prepared
 
 
 def test_a_ring_sends_nearly_twice_the_gradients():
@@ -42,7 +43,7 @@ def test_a_parameter_without_a_gradient_is_named(monkeypatch):
 
     model = Idle(2, 2)
     work = lambda: model(torch.ones(1, 2)).sum().backward()  # noqa: E731
-    case = cases.Case('detectors/idle', lambda setting: cases.Prepared(work, model))
+    case = Case('detectors/idle', lambda setting: Prepared(work, model))
     monkeypatch.setattr(scaling, 'registry', lambda groups: {'detectors/idle': case})
     assert scaling.unused_parameters('detectors/idle') == ['bias']
     assert scaling.report_unused(['idle']) == 1

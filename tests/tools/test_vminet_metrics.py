@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
-import vminet_metrics
 from mmengine.config import Config
+
+from tools.analysis import vminet_metrics
 
 CONFIGS = Path(__file__).parents[2] / 'configs/demo'
 

@@ -1,29 +1,19 @@
 """The comparison of resampling choices prints one row for each."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 import torch
 
 from mmssm.backbones import VMINet
 from mmssm.layers.separable_attention import RESAMPLE
+from tools.analysis import vminet_resampling as tool
 
-TOOL = Path(__file__).parents[2] / 'tools/analysis/vminet_resampling.py'
 SMALL = {'channels': 8, 'depths': (1, 1, 1, 1), 'expand': 2}
 
 
-@pytest.fixture(scope='module')
-def tool():
-    spec = importlib.util.spec_from_file_location('vminet_resampling', TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize('positions', ['noise', 'smooth'])
-def test_one_row_for_each_choice(tool, capsys, positions):
+def test_one_row_for_each_choice(capsys, positions):
     options = ['--arch', json.dumps(SMALL), '--train-size', '64', '--images', '2']
     tool.main([*options, '--positions', positions])
     title, *rows = capsys.readouterr().out.splitlines()
@@ -35,7 +25,7 @@ def test_one_row_for_each_choice(tool, capsys, positions):
         assert all(0 < v < 10 for v in values)
 
 
-def test_an_image_as_it_is_changes_nothing(tool, monkeypatch):
+def test_an_image_as_it_is_changes_nothing(monkeypatch):
     monkeypatch.setattr(tool, 'PADDINGS', (1,))
     monkeypatch.setattr(tool, 'SCALES', (1,))
     model = VMINet(SMALL)
@@ -43,7 +33,7 @@ def test_an_image_as_it_is_changes_nothing(tool, monkeypatch):
     assert changes == pytest.approx([0, 0], abs=1e-6)
 
 
-def test_choices_are_made_on_a_copy(tool):
+def test_choices_are_made_on_a_copy():
     model = VMINet(SMALL)
     for choice in (tool.NO_CONTEXT, 'window'):
         tool.with_choice(model, choice)

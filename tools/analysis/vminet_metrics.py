@@ -14,12 +14,17 @@ import tempfile
 from collections.abc import Mapping, Sequence
 
 import torch
-from mmengine.config import Config, DictAction
 
-from mmssm.openmmlab.engine import configs, running
-from mmssm.openmmlab.engine.checkpoints import read_checkpoint, use_safe_loading
-from mmssm.openmmlab.engine.errors import UserError
 from mmssm.layers.separable_attention import RESAMPLE
+from mmssm.openmmlab.errors import UserError, stop_without
+
+try:
+    from mmengine.config import Config, DictAction
+
+    from mmssm.openmmlab.engine import configs, running
+    from mmssm.openmmlab.engine.loading import read_checkpoint, use_safe_loading
+except ModuleNotFoundError as error:
+    stop_without('vminet_metrics', error)
 
 NO_CONTEXT = 'no context'
 LOADERS = ('LoadImageFromFile', 'LoadImageFromWebcam', 'LoadImageFromNDArray')

@@ -134,6 +134,7 @@ def machine(device: str) -> dict[str, str | int]:
     return {
         'torch': torch.__version__,
         'device': torch.cuda.get_device_name(device) if kind != 'cpu' else _processor(),
+        'CPU capability': torch.backends.cpu.get_cpu_capability(),
         'TF32': 'on' if tf32 and kind != 'cpu' else 'off',
         'threads': torch.get_num_threads(),
         'python': platform.python_version(),
@@ -148,9 +149,12 @@ def _processor() -> str:
 
 
 def revision(folder: Path) -> str:
-    """Commit of a checkout, with '+' for changes; 'unknown' outside of git."""
+    """Commit of a checkout, with '+' for changes; 'unknown' without git or outside."""
     git = ['git', '-C', str(folder), 'describe', '--always', '--dirty=+']
-    answer = subprocess.run(git, capture_output=True, text=True)
+    try:
+        answer = subprocess.run(git, capture_output=True, text=True)
+    except FileNotFoundError:
+        return 'unknown'
     return answer.stdout.strip() or 'unknown'
 
 

@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from cases import Setting, prepare_network
-from measure import Work, peak_bytes, seconds, use
 from torch import nn
+
+from tools.benchmarks.case import Setting, prepare_network
+from tools.benchmarks.measure import Work, peak_bytes, seconds, use
 
 HOW = 'NAME=PATH:MODULE:FUNCTION'
 

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from cases import Case
-from measure import tensors_of
 from torch import Tensor, nn
 
 from mmssm.ops import dispatch
+from tools.benchmarks.case import Case
+from tools.benchmarks.measure import tensors_of
 
 LIMIT = 1e-10
 SIZE = (37, 45)  # of images, odd, and more than one position at stride 32

@@ -1,6 +1,7 @@
 """Results as JSON, and as tables for people."""
 
 import json
+import math
 import os
 import statistics
 from collections.abc import Iterable, Sequence
@@ -13,7 +14,8 @@ MARK, END = '<!-- benchmark {} -->', '<!-- end of benchmark -->'
 class Row(NamedTuple):
     """A case at one size and in one mode.
 
-    seconds: of each repeat.  peak: bytes beyond model and input.  macs: for one image.
+    seconds: of each repeat; none where memory ran out.  peak: bytes beyond model and
+    input.  macs: for one image.
     copy_seconds: of copying what the case must read and write, in turns with it.
     base_seconds: of the revision that the case is compared with, in turns too.
     peer: case that ratios are to.
@@ -33,12 +35,14 @@ class Row(NamedTuple):
 
     @property
     def median(self) -> float:
-        """Seconds."""
-        return statistics.median(self.seconds)
+        """Seconds; not a number where memory ran out."""
+        return statistics.median(self.seconds) if self.seconds else math.nan
 
     @property
     def figures(self) -> dict[str, object]:
         """The row with what follows from its times, for JSON."""
+        if not self.seconds:
+            return {**self._asdict(), 'out_of_memory': True}
         derived: dict[str, object] = {
             'median_seconds': self.median,
             'images_per_second': self.batch / self.median,
@@ -103,13 +107,17 @@ def _cells(row: Row, peer: Row | None) -> dict[str, str]:
         cells['parameters, M'] = f'{row.parameters / 1e6:.2f}'
     if row.macs:
         cells['MACs, G'] = f'{row.macs / 1e9:.2f}'
+    if not row.seconds:
+        return {**cells, f'{mode}, ms': 'out of memory'}
     cells[f'{mode}, ms'] = short(1e3 * row.median)
-    if mode == 'inference' and row.peer:
-        cells['images/s'] = short(figures['images_per_second'])
+    if row.peer:
+        cells[f'{mode}, images/s'] = short(figures['images_per_second'])
     if row.peak is not None:
         cells[f'{mode} peak, MB'] = f'{row.peak / 1e6:.0f}'
-    if peer:
+    if peer and peer.seconds:
         cells[f'{mode}, of peer'] = f'{row.median / peer.median:.2f}'
+        if row.peak is not None and peer.peak:
+            cells[f'{mode} peak, of peer'] = f'{row.peak / peer.peak:.2f}'
     if row.copy_seconds:
         cells[f'{mode}, of copy bandwidth'] = f'{figures["of_copy_bandwidth"]:.3f}'
     if row.base_seconds:

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from report import Row, from_json
+from tools.benchmarks.report import Row, from_json
 
-ROOT = Path(__file__).resolve().parents[2]
-SUITE = Path(__file__).with_name('run.py')
+SUITE = Path(__file__).resolve().parents[2]  # where `tools` is found
+ROOT = SUITE  # of the checkout whose commits are compared
 
 
 @contextmanager
@@ -55,14 +55,16 @@ def in_turns(arguments: Sequence[str], base: Path, rounds: int) -> list[Row]:
 
 
 def _rows(arguments: Sequence[str], tree: Path) -> list[Row]:
-    """What the suite measures with the package of a tree."""
-    path = os.pathsep.join(filter(None, [str(tree), os.environ.get('PYTHONPATH')]))
+    """What this suite measures with the package of a tree, and nothing else of it."""
     with tempfile.TemporaryDirectory() as folder:
+        Path(folder, 'mmssm').symlink_to(Path(tree, 'mmssm'), target_is_directory=True)
         results = Path(folder, 'results.json')
-        command = [sys.executable, str(SUITE), *arguments, '--json', str(results)]
+        command = [sys.executable, '-m', 'tools.benchmarks.run', *arguments]
+        path = [folder, str(SUITE), os.environ.get('PYTHONPATH', '')]
         ran = subprocess.run(
-            command,
-            env={**os.environ, 'PYTHONPATH': path},
+            [*command, '--json', str(results)],
+            cwd=folder,  # `-m` puts it in front
+            env={**os.environ, 'PYTHONPATH': os.pathsep.join(filter(None, path))},
             capture_output=True,
             text=True,
         )

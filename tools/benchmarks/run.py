@@ -1,9 +1,10 @@
 """Time and memory of operators, backbones and whole models, next to their peers.
 
-    python tools/benchmarks/run.py --groups ops
-    python tools/benchmarks/run.py --groups backbones --sizes 512x512 --threads 2
-    python tools/benchmarks/run.py --cases spatialmamba-t swin-t --base main
-    python tools/benchmarks/run.py --list
+    python -m tools.benchmarks.run --groups ops
+    python -m tools.benchmarks.run --groups backbones --sizes 512x512 --threads 2
+    python -m tools.benchmarks.run --cases spatialmamba-t swin-t --base main
+    python -m tools.benchmarks.run --groups layers --sizes 128x128 800x1333 --batch 4 1
+    python -m tools.benchmarks.run --list
 
 Before anything is timed each case of this package is compared with its definition, in
 double and with gradients; if one differs, nothing is timed and the exit status is 1.
@@ -11,7 +12,9 @@ Then the cases of a size take turns, after two rounds that do not count; times a
 medians, peak memory is that of one pass in a fresh process, beyond model and input.
 With one thread a CPU's time is that of the process, else that on the clock.
 
-Ratios are to the peer of the group, mmdet's Swin-T, which is measured in any case.
+Ratios are to the peer of the group, which is measured in any case: Swin-T of mmdet,
+else of timm, else ConvNeXt-T.  Backbones of this package need torch alone.  A case that
+runs out of a GPU's memory gets a row that says so.
 --base REV measures the same cases with the package of another commit, in turns and
 without peak memory.
 
@@ -23,120 +26,18 @@ compiled extensions, is yours to install.
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 
-from cases import (
-    DTYPES,
-    GROUPS,
-    MODES,
-    Case,
-    Setting,
-    missing,
-    registry,
-    select,
-)
-from measure import (
-    copying,
-    in_fresh_process,
-    machine,
-    peak_bytes,
-    revision,
-    seconds,
-    size_of,
-    take_turns,
-    use,
-)
-from official import HOW, Official, Remote
-from parity_gate import red_cases
-from report import Row, insert, to_json, to_markdown, write_whole
-from revisions import ROOT, checked_out, in_turns
-from torch import nn
+from tools.benchmarks.case import DTYPES, MODES, Case, Setting, select
+from tools.benchmarks.measure import machine, revision, size_of, use
+from tools.benchmarks.official import HOW, Official
+from tools.benchmarks.parity_gate import red_cases
+from tools.benchmarks.report import Row, insert, to_json, to_markdown, write_whole
+from tools.benchmarks.revisions import ROOT, checked_out, in_turns
+from tools.benchmarks.suite import GROUPS, measure, missing, registry, with_peaks
 
 ROUNDS = 3  # of either revision, with --base
-WARM_UP = 2  # passes; a layer may keep something at the second
-
-
-def peak_of(name: str, setting: Setting, threads: int, tf32: bool) -> int:
-    """Peak bytes of one pass of a case; to be asked in a fresh process."""
-    use(threads, tf32)
-    case = registry([name.split('/')[0]])[name]
-    case.prepare(setting._replace(size=(64, 64), batch=2)).work()
-    return peak_bytes(case.prepare(setting).work, setting.device)
-
-
-def measure(
-    cases: Mapping[str, Case],
-    officials: Sequence[Official],
-    setting: Setting,
-    args: argparse.Namespace,
-) -> list[Row]:
-    """A row for each case under one setting."""
-    ready = {name: case.prepare(setting) for name, case in cases.items()}
-    works = {name: prepared.work for name, prepared in ready.items()}
-    for name, prepared in ready.items():
-        if prepared.traffic:
-            works[_copy_for(name)] = copying(prepared.traffic, setting.device)
-    timers = {
-        name: partial(seconds, work, setting.device) for name, work in works.items()
-    }
-    with ExitStack() as stack:
-        counts = {name: _parameters(ready[name].model) for name in ready}
-        for official in officials:
-            remote = Remote(official, setting, args.threads, args.tf32)
-            stack.enter_context(remote)
-            timers[official.case] = remote.seconds
-            counts[official.case] = remote.parameters
-        taken = take_turns(timers, args.repeats, WARM_UP)
-    size = 'x'.join(map(str, setting.size))
-    return [
-        Row(
-            name,
-            size,
-            setting.batch,
-            setting.mode,
-            taken[name],
-            parameters=count,
-            macs=_macs(cases.get(name), setting.size),
-            copy_seconds=taken.get(_copy_for(name)),
-            peer=cases[name].peer if name in cases else None,
-        )
-        for name, count in counts.items()
-    ]
-
-
-def _copy_for(name: str) -> str:
-    return f'copy for {name}'
-
-
-def _parameters(model: nn.Module | None) -> int | None:
-    return None if model is None else sum(p.numel() for p in model.parameters())
-
-
-def _macs(case: Case | None, size: tuple[int, int]) -> int | None:
-    return None if case is None or case.macs is None else case.macs(size)
-
-
-def with_peaks(
-    rows: Sequence[Row],
-    officials: Sequence[Official],
-    setting: Setting,
-    args: argparse.Namespace,
-) -> list[Row]:
-    """The rows with peak memory, each from a process of its own."""
-    by_case = {official.case: official for official in officials}
-    measured = []
-    for row in rows:
-        how = (setting, args.threads, args.tf32)
-        if row.case in by_case:
-            with Remote(by_case[row.case], *how) as remote:
-                peak = remote.peak_bytes()
-        else:
-            peak = in_fresh_process(peak_of, row.case, *how)
-        measured.append(row._replace(peak=peak))
-    return measured
 
 
 def chosen_cases(args: argparse.Namespace) -> dict[str, Case]:
@@ -158,25 +59,35 @@ def chosen_cases(args: argparse.Namespace) -> dict[str, Case]:
 
 
 def settings(args: argparse.Namespace) -> list[Setting]:
-    """Every size in every mode."""
+    """Every size in every mode.
+
+    Raises ValueError for numbers of batches and of sizes that do not fit.
+    """
+    batches = args.batch * len(args.sizes) if len(args.batch) == 1 else args.batch
+    if len(batches) != len(args.sizes):
+        raise ValueError(
+            f'--batch has {len(batches)} numbers for {len(args.sizes)} sizes; expected '
+            'one, or one for each size'
+        )
     return [
         Setting(
             size_of(size),
-            args.batch,
+            batch,
             mode,
             args.dtype,
             args.device,
             args.compile,
             args.with_cp,
         )
-        for size in args.sizes
+        for size, batch in zip(args.sizes, batches, strict=True)
         for mode in args.mode
     ]
 
 
 def described(args: argparse.Namespace) -> dict[str, object]:
     """The machine and what holds for all rows."""
-    more = dict(dtype=args.dtype, batch=args.batch, repeats=args.repeats)
+    batch = ' '.join(map(str, args.batch))
+    more = dict(dtype=args.dtype, batch=batch, repeats=args.repeats)
     options = dict(compiled=args.compile, recomputing=args.with_cp)
     told = {**machine(args.device), **more, 'commit': revision(ROOT)}
     return {**told, **{name: 'yes' for name, on in options.items() if on}}
@@ -201,10 +112,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add('--groups', nargs='+', choices=GROUPS, default=GROUPS)
+    add('--groups', nargs='+', choices=GROUPS, default=list(GROUPS))
     add('--cases', nargs='+', default=['*'], help="patterns such as '*swin*'")
     add('--sizes', nargs='+', default=['224x224', '512x512', '800x1280'])
-    add('--batch', type=int, default=1)
+    add('--batch', type=int, nargs='+', default=[1], help='one, or one for each size')
     add('--mode', nargs='+', choices=MODES, default=MODES)
     add('--dtype', choices=DTYPES, default='float32')
     add('--device', default='cpu', help='cpu, cuda')
@@ -226,7 +137,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def compare(args: argparse.Namespace, names: Sequence[str]) -> list[Row]:
     """Rows with the times of --base beside."""
     same = ['--groups', *args.groups, '--cases', *names, '--sizes', *args.sizes]
-    same += ['--batch', str(args.batch), '--mode', *args.mode, '--dtype', args.dtype]
+    same += ['--batch', *map(str, args.batch), '--mode', *args.mode]
+    same += ['--dtype', args.dtype]
     same += ['--device', args.device, '--threads', str(args.threads), '--no-peak']
     same += ['--repeats', str(args.repeats)]
     for flag in ('tf32', 'compile', 'with_cp'):
@@ -246,6 +158,7 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.into:  # before hours are spent
         insert(Path(args.into[0]).read_text(encoding='utf-8'), args.into[1], '')
+    wanted = settings(args)
     cases = chosen_cases(args)
     if args.list:
         print('\n'.join(cases))
@@ -261,7 +174,7 @@ def run(args: argparse.Namespace) -> int:
         rows = compare(args, list(cases))
     else:
         rows = []
-        for setting in settings(args):
+        for setting in wanted:
             print(f'{setting.size[0]}x{setting.size[1]}, {setting.mode}', flush=True)
             new = measure(cases, officials, setting, args)
             if not args.no_peak:

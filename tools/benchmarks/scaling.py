@@ -1,9 +1,9 @@
 """Data-parallel training: throughput of several gloo processes against one.
 
-    python tools/benchmarks/scaling.py
-    python tools/benchmarks/scaling.py --arch tiny --size 224x224 --batch 4
-    python tools/benchmarks/scaling.py --table 8 64 256 --bandwidth 20e9 --device cuda
-    python tools/benchmarks/scaling.py --unused 'detectors/*' 'segmentors/*'
+    python -m tools.benchmarks.scaling
+    python -m tools.benchmarks.scaling --arch tiny --size 224x224 --batch 4
+    python -m tools.benchmarks.scaling --table 8 64 256 --bandwidth 20e9 --device cuda
+    python -m tools.benchmarks.scaling --unused 'detectors/*' 'segmentors/*'
 
 Every process has one thread and a batch of its own; gradients are averaged in buckets
 while the backward pass goes on, with find_unused_parameters=False.  The time of a step
@@ -31,13 +31,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from cases import Setting, registry, select
-from measure import machine, size_of, use
-from report import insert, write_whole
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mmssm.backbones import SpatialMamba
+from tools.benchmarks.case import Setting, select
+from tools.benchmarks.measure import machine, size_of, use
+from tools.benchmarks.report import insert, write_whole
+from tools.benchmarks.suite import registry
 
 
 class Seconds(NamedTuple):

@@ -1,8 +1,8 @@
 """Train and evaluate a detector and a segmenter on generated data, in minutes.
 
-    python tools/demo.py [--model spatial-mamba] [--fresh]
+    python -m tools.demo [--model spatial-mamba] [--fresh]
 
-Makes two small datasets (tools/misc/make_demo_data.py), trains Mask R-CNN and UPerNet
+Makes two small datasets (tools/demo/data.py), trains Mask R-CNN and UPerNet
 on a small backbone with tools/train.py, evaluates each from its checkpoint in a process
 of its own with tools/test.py, draws predictions beside the ground truth, and writes a
 table. Detection and segmentation run side by side, on one thread each.
@@ -31,10 +31,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / 'tools/misc'))
-
-from demo_results import (  # noqa: E402
+from tools.demo.results import (
     fingerprint,
     key_of,
     read_metrics,
@@ -42,6 +39,8 @@ from demo_results import (  # noqa: E402
     write_json,
     write_text,
 )
+
+ROOT = Path(__file__).resolve().parents[2]
 
 # The configs for detection and for segmentation of every model.
 MODELS = {
@@ -263,13 +262,13 @@ def take_lock(path: Path) -> int:
 
 def make_data(images: list[int]) -> None:
     """Make the data unless they are there; says which."""
-    command = [sys.executable, f'{ROOT}/tools/misc/make_demo_data.py', f'--out={DATA}']
-    command += [f'--train={images[0]}', f'--val={images[1]}']
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    message = done.stdout.decode(errors='replace').strip()
-    if done.returncode:
-        raise Failure(message)
-    say(message)
+    from tools.demo.data import bring_up_to_date  # what it needs has been checked
+
+    train, val = images
+    try:
+        say(bring_up_to_date(DATA, 0, dict(train=train, val=val)))
+    except SystemExit as error:
+        raise Failure(str(error)) from None
 
 
 def collect(folder: Path, followed_from: dict) -> None:

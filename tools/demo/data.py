@@ -1,8 +1,8 @@
 """Make the demo's two datasets: COCO instances and an ADE20K folder.
 
-    python tools/misc/make_demo_data.py [--out data/demo] [--seed 0]
+    python -m tools.demo.data [--out data/demo] [--seed 0]
 
-Both hold the scenes of `demo_scenes.py`, drawn anew for each, on the photographs that
+Both hold the scenes of `scenes.py`, drawn anew for each, on the photographs that
 ship inside scikit-image's wheel; nothing is downloaded. Training and validation use
 different photographs, for the background and for the fills alike.
 
@@ -14,7 +14,7 @@ different photographs, for the background and for the fills alike.
       shapes_ade/annotations/{training,validation}/*.png
       shapes_ade/classes.txt          the name of label 1, of label 2, ...
 
-COCO: category ids from 1 in the order of `demo_scenes.CLASSES`; `segmentation` is an
+COCO: category ids from 1 in the order of `scenes.CLASSES`; `segmentation` is an
 uncompressed RLE (rings have holes, and what covers an object may cut it in two) of the
 visible pixels, and `bbox` and `area` are those of the same pixels.
 ADE20K: as in the original, index 0 is kept for pixels without a label (there are none
@@ -39,7 +39,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from demo_scenes import CLASSES, Instance, draw_scene
+
+from tools.demo.scenes import CLASSES, Instance, draw_scene
 
 VERSION = 1
 PHOTOS = {
@@ -182,10 +183,7 @@ def digest(root: Path) -> str:
 
 def _sources() -> str:
     """Changes whenever the generator does."""
-    files = [
-        Path(__file__).with_name(name)
-        for name in ('demo_scenes.py', 'make_demo_data.py')
-    ]
+    files = [Path(__file__).with_name(name) for name in ('scenes.py', 'data.py')]
     return hashlib.sha256(b''.join(path.read_bytes() for path in files)).hexdigest()
 
 
@@ -238,6 +236,15 @@ def make(root: Path, seed: int, counts: dict[str, int]) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def bring_up_to_date(root: Path, seed: int, counts: dict[str, int]) -> str:
+    """Make the datasets unless they are there; says which, and why."""
+    reason = why_not_current(root, settings(seed, counts))
+    if reason is None:
+        return f'{root} is up to date'
+    make(root, seed, counts)
+    return f'{root} is made: {reason}'
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--out', type=Path, default=Path('data/demo'))
@@ -246,12 +253,7 @@ def main() -> None:
     parser.add_argument('--val', type=int, default=100, help='pictures in each set')
     args = parser.parse_args()
     counts = dict(train=args.train, val=args.val)
-    reason = why_not_current(args.out, settings(args.seed, counts))
-    if reason is None:
-        print(f'{args.out} is up to date')
-        return
-    print(f'making {args.out}: {reason}', flush=True)
-    make(args.out, args.seed, counts)
+    print(bring_up_to_date(args.out, args.seed, counts))
 
 
 if __name__ == '__main__':

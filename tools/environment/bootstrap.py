@@ -1,6 +1,6 @@
 """Make the project's virtual environment and install the pinned packages into it.
 
-    python3 tools/environment/bootstrap.py [--stack onedl|openmmlab] [--torch REQUIREMENT]
+    python3 -m tools.environment.bootstrap [--stack STACK] [--torch REQUIREMENT]
 
 The Makefile runs this before everything else.  It ends at once when the environment
 is complete, resumes what was interrupted, and needs the standard library only.
@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from machine import compilers, problems, used_gigabytes
+from tools.environment.machine import compilers, problems, used_gigabytes
 
 ROOT = Path(__file__).resolve().parents[2]
 VENVS = {'onedl': '.venv', 'openmmlab': '.venv-openmmlab'}

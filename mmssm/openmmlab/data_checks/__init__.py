@@ -1,6 +1,6 @@
 """Look at the data of a config before hours are spent on training with it.
 
-    python tools/misc/check_data.py CONFIG [--cfg-options KEY=VALUE ...] [--all]
+    mmssm-check-data CONFIG [--cfg-options KEY=VALUE ...] [--all]
 
 For detection and instance segmentation in COCO's format, and for segmentation with
 label maps as mmseg reads them. Checked: paths; the files' structure; classes of the
@@ -13,19 +13,17 @@ pipeline itself. Existence is checked for every file, contents for an even sampl
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import inspect
 import io
 import os
-import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from check_instances import check_instances
-from check_label_maps import check_label_maps
-from data_report import Report, as_tuple, some
+from mmssm.openmmlab.data_checks.instances import check_instances
+from mmssm.openmmlab.data_checks.label_maps import check_label_maps
+from mmssm.openmmlab.data_checks.report import Report, as_tuple, some
 
 LOADERS = ('train', 'val', 'test')
 
@@ -185,7 +183,7 @@ def check_evaluator(report: Report, cfg: Mapping, loader: str, leaf: Leaf) -> No
 
 def check(cfg: Mapping, samples: int | None) -> Report:
     """All checks of a config; prints what it finds."""
-    from mmssm.openmmlab.engine.datasets import missing_paths
+    from mmssm.openmmlab.engine.paths import missing_paths
 
     report = Report()
     seen: dict[str, list[str]] = {}
@@ -244,32 +242,14 @@ def _check_overlap(report: Report, seen: Mapping[str, Sequence[str]]) -> None:
             )
 
 
-def main() -> None:
-    from mmengine.config import DictAction
+def run(cfg: Mapping, samples: int | None) -> int:
+    """Check a config; prints what it finds, returns the exit status of the command.
 
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('config')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
-    parser.add_argument(
-        '--samples', type=int, default=200, help='files to open in each dataset (200)'
-    )
-    parser.add_argument('--all', action='store_true', help='open every file')
-    args = parser.parse_args()
-
+    samples: how many files of each dataset to open, None for all.
+    """
     from mmengine.registry import init_default_scope
 
-    from mmssm.openmmlab.engine.configs import read_config
-    from mmssm.openmmlab.engine.errors import UserError
-
-    try:
-        cfg = read_config(args.config, args.cfg_options)
-    except UserError as error:
-        sys.exit(f'check_data: {error}')
     init_default_scope(cfg.get('default_scope') or 'mmengine')
-    report = check(cfg, None if args.all else args.samples)
+    report = check(cfg, samples)
     print(f'\n{report.errors} errors, {report.warnings} warnings')
-    sys.exit(1 if report.errors else 0)
-
-
-if __name__ == '__main__':
-    main()
+    return 1 if report.errors else 0

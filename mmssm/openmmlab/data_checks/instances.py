@@ -7,8 +7,15 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from check_pictures import read_picture
-from data_report import Report, as_tuple, counts, sample, similar, some
+from mmssm.openmmlab.data_checks.pictures import read_picture
+from mmssm.openmmlab.data_checks.report import (
+    Report,
+    as_tuple,
+    counts,
+    sample,
+    similar,
+    some,
+)
 
 PARTS = ('images', 'annotations', 'categories')
 

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from check_pictures import read_label_map, read_picture
-from data_report import Report, counts, sample, some
+
+from mmssm.openmmlab.data_checks.pictures import read_label_map, read_picture
+from mmssm.openmmlab.data_checks.report import Report, counts, sample, some
 
 # What mmseg's BaseSegDataset assumes; its subclasses have defaults of their own.
 DEFAULTS = dict(

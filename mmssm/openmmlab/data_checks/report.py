@@ -1,4 +1,4 @@
-"""What `check_data.py` collects: facts, warnings and errors, each with a way out."""
+"""What `mmssm-check-data` collects: facts, warnings and errors, each with a way out."""
 
 from __future__ import annotations
 

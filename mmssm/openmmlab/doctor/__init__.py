@@ -8,7 +8,12 @@ import json
 import sys
 from dataclasses import asdict
 
-from mmssm.openmmlab.doctor.conditions import ONEDL, ORIGINAL, present
+from mmssm.openmmlab.doctor.conditions import (
+    ONEDL,
+    ORIGINAL,
+    has_openmmlab,
+    present,
+)
 from mmssm.openmmlab.doctor.facts import Facts, gather
 from mmssm.openmmlab.doctor.traps import Finding, judge
 
@@ -16,7 +21,7 @@ LABELS = {'fail': 'FAIL', 'warn': 'warn', 'note': 'note'}
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print the report; 1 when something makes training impossible, else 0."""
+    """Print the report; 1 when something makes work here impossible, else 0."""
     parser = argparse.ArgumentParser(prog='mmssm-doctor', description=main.__doc__)
     parser.add_argument('--json', action='store_true', help='for other programs')
     args = parser.parse_args(argv)
@@ -47,9 +52,12 @@ def as_json(facts: Facts, findings: list[Finding]) -> str:
 def as_text(facts: Facts, findings: list[Finding]) -> str:
     """The report for people."""
     failed = [f for f in findings if f.level == 'fail' and f.detail is not None]
-    verdict = 'Training is possible here.'
+    use = 'Training'
+    if not has_openmmlab(facts):
+        use = 'Work with layers, backbones and mmssm.create_model'
+    verdict = f'{use} is possible here.'
     if failed:
-        verdict = f'Training is impossible here: {len(failed)} to mend, marked FAIL.'
+        verdict = f'{use} is impossible here: {len(failed)} to mend, marked FAIL.'
     sections = {
         'Versions': versions(facts),
         'Devices': devices(facts),

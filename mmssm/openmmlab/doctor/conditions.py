@@ -6,7 +6,10 @@ from mmssm.openmmlab.doctor.facts import Facts
 
 Condition = Callable[[Facts], str | None]
 
-OLDEST_TORCH = (2, 4)
+OLDEST_TORCH = (
+    2,
+    6,
+)  # older ones run code that a checkpoint holds, weights_only or not
 ONEDL = ('onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection', 'onedl-mmsegmentation')
 ORIGINAL = ('mmengine', 'mmcv', 'mmcv-lite', 'mmdet', 'mmsegmentation')
 # Signs of a package that was compiled for another numpy.
@@ -22,6 +25,39 @@ COMPILED = ('torch', 'cv2', 'pycocotools', 'mmcv', 'mmcv.ops', 'mmdet', 'mmseg')
 def present(facts: Facts, names: tuple[str, ...]) -> list[str]:
     """Those of the distributions that are installed."""
     return [name for name in names if name in facts.installed]
+
+
+def has_openmmlab(facts: Facts) -> bool:
+    """Some of OpenMMLab is there, so that it is meant to be used."""
+    names = ('mmengine', 'mmcv', 'mmdet', 'mmseg')
+    missing = all(facts.probes[name].is_missing(name) for name in names)
+    return not missing or bool(present(facts, ONEDL + ORIGINAL))
+
+
+def with_openmmlab(condition: Condition) -> Condition:
+    """The condition, where OpenMMLab is used."""
+
+    def applies(facts: Facts) -> str | None:
+        return condition(facts) if has_openmmlab(facts) else None
+
+    return applies
+
+
+def no_openmmlab(facts: Facts) -> str | None:
+    return None if has_openmmlab(facts) else 'not installed'
+
+
+def unusable_numpy(facts: Facts) -> str | None:
+    """Broken; or missing where OpenMMLab needs it."""
+    probe = facts.probes['numpy']
+    if probe.is_missing('numpy') and not has_openmmlab(facts):
+        return None
+    return probe.error
+
+
+def no_numpy(facts: Facts) -> str | None:
+    missing = facts.probes['numpy'].is_missing('numpy')
+    return 'not installed' if missing and not has_openmmlab(facts) else None
 
 
 def broken(module: str, needs: tuple[str, ...] = ()) -> Condition:
@@ -75,11 +111,14 @@ def unusable_torch(facts: Facts) -> str | None:
     if facts.probes['torch'].error:
         return facts.probes['torch'].error
     if facts.version('torch') < OLDEST_TORCH:
-        return f'torch {facts.installed.get("torch")} is older than 2.4'
+        oldest = '.'.join(map(str, OLDEST_TORCH))
+        return f'torch {facts.installed.get("torch")} is older than {oldest}'
     return None
 
 
 def numpy_abi(facts: Facts) -> str | None:
+    if facts.probes['numpy'].is_missing('numpy'):
+        return None
     victims = []
     for name in COMPILED:
         probe = facts.probes[name]

@@ -9,7 +9,7 @@ from mmssm.openmmlab.doctor.facts import Facts
 class Trap(NamedTuple):
     """One trap.
 
-    level: 'fail' makes training impossible, 'warn' breaks something in particular,
+    level: 'fail' makes work here impossible, 'warn' breaks something in particular,
     'note' is a limit to know of.  fix holds {pip}, {mmcv} and {stack}: pip of this
     Python, the requirement of mmcv and those of the whole stack.
     """
@@ -51,12 +51,19 @@ TRAPS = (
         'fail',
         'torch is missing, too old or broken',
         when.unusable_torch,
-        f'{{pip}} install torch==2.13.0, then compile mmcv for it: {TOOLS}; {REBUILD}',
+        f'{{pip}} install torch==2.13.0, then, for OpenMMLab, compile mmcv for it: '
+        f'{TOOLS}; {REBUILD}',
+    ),
+    Trap(
+        'fail',
+        "mmssm's own operators do not import",
+        when.broken('backends', ('torch',)),
+        'in the project folder: {pip} install --no-deps --no-build-isolation -e .',
     ),
     Trap(
         'fail',
         'numpy is missing or broken',
-        when.broken('numpy'),
+        when.unusable_numpy,
         '{pip} install --force-reinstall numpy==2.2.6',
     ),
     Trap(
@@ -75,31 +82,31 @@ TRAPS = (
     Trap(
         'fail',
         'OpenCV does not load (libGL is missing on machines without a display)',
-        when.broken('cv2', ('numpy',)),
+        when.with_openmmlab(when.broken('cv2', ('numpy',))),
         '{pip} install --force-reinstall --no-deps opencv-python-headless==4.12.0.88',
     ),
     Trap(
         'fail',
         'torchvision does not fit torch (mmengine imports it where it is)',
-        when.broken_torchvision,
+        when.with_openmmlab(when.broken_torchvision),
         '{pip} uninstall -y torchvision (nothing here needs it)',
     ),
     Trap(
         'fail',
         'mmengine is missing or broken',
-        when.broken('mmengine', ('torch', 'numpy', 'cv2')),
+        when.with_openmmlab(when.broken('mmengine', ('torch', 'numpy', 'cv2'))),
         STACK,
     ),
     Trap(
         'fail',
         'mmcv is missing or broken',
-        when.broken('mmcv', ('numpy', 'cv2', 'mmengine')),
+        when.with_openmmlab(when.broken('mmcv', ('numpy', 'cv2', 'mmengine'))),
         f'{TOOLS}; {STACK}',
     ),
     Trap(
         'fail',
         "mmcv's compiled operators are missing or broken",
-        when.mmcv_without_ops,
+        when.with_openmmlab(when.mmcv_without_ops),
         f'{{pip}} uninstall -y mmcv-lite; {TOOLS}; {REBUILD}',
     ),
     Trap(
@@ -116,7 +123,12 @@ TRAPS = (
         'install the build of torch for its compute capability and driver, or hide '
         'the GPU: export CUDA_VISIBLE_DEVICES=',
     ),
-    Trap('fail', 'neither detection nor segmentation', when.no_head, STACK),
+    Trap(
+        'fail',
+        'neither detection nor segmentation',
+        when.with_openmmlab(when.no_head),
+        STACK,
+    ),
     Trap('fail', 'mmdet does not import', when.broken_head('mmdet'), STACK),
     Trap(
         'fail',
@@ -173,8 +185,21 @@ TRAPS = (
     Trap(
         'warn',
         'mim, and tools outside the project folder, do not find mmssm',
-        when.incomplete_mmssm,
+        when.with_openmmlab(when.incomplete_mmssm),
         'in the project folder: {pip} install --no-deps --no-build-isolation -e .',
+    ),
+    Trap(
+        'note',
+        'OpenMMLab, which trains and tests detectors and segmenters by configs, is not '
+        'here; layers, backbones and create_model do without',
+        when.no_openmmlab,
+        "to add it: {pip} install 'mmssm[onedl]'",
+    ),
+    Trap(
+        'note',
+        'numpy, which drawing and exchange with arrays need, is not here',
+        when.no_numpy,
+        '{pip} install numpy==2.2.6',
     ),
     Trap(
         'note',
@@ -212,13 +237,13 @@ TRAPS = (
     Trap(
         'note',
         "`--launcher pytorch` of mmdet's and mmseg's own tools dies without CUDA",
-        when.without_gpu,
+        when.with_openmmlab(when.without_gpu),
         'use tools/dist_train.sh and tools/dist_test.sh, which start gloo',
     ),
     Trap(
         'note',
         '`--amp` means float16 with loss scaling',
-        when.with_gpu,
+        when.with_openmmlab(when.with_gpu),
         'for bfloat16: --cfg-options optim_wrapper.type=AmpOptimWrapper '
         'optim_wrapper.dtype=bfloat16',
     ),

@@ -3,14 +3,14 @@
 Importing this package registers the hooks and constructors in `mmssm.registry`.
 """
 
-from mmssm.openmmlab.engine.checkpoint_hook import CheckpointHook
-from mmssm.openmmlab.engine.checkpoints import CheckpointFitHook
 from mmssm.openmmlab.engine.cpu import BFloat16OptimWrapper
-from mmssm.openmmlab.engine.datasets import missing_paths
-from mmssm.openmmlab.engine.errors import UserError
 from mmssm.openmmlab.engine.layer_decay import LayerDecayOptimizerConstructor
+from mmssm.openmmlab.engine.loading import CheckpointFitHook
+from mmssm.openmmlab.engine.paths import missing_paths
 from mmssm.openmmlab.engine.progress import ProgressHook
 from mmssm.openmmlab.engine.randomness import ResumableRandomnessHook
+from mmssm.openmmlab.engine.saving import CheckpointHook
+from mmssm.openmmlab.errors import UserError
 
 __all__ = [
     'BFloat16OptimWrapper',

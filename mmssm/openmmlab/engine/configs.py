@@ -3,12 +3,13 @@
 import difflib
 import inspect
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, DefaultScope
 
-from mmssm.openmmlab.engine.errors import UserError
+from mmssm.openmmlab.errors import MissingPackage, UserError
 
 DETECTION, SEGMENTATION = 'mmdet', 'mmseg'
 
@@ -28,12 +29,16 @@ def read_config(
     except SyntaxError as error:
         raise UserError(f'the config {path} is not valid Python: {error}') from error
     if options:
+        _check_keys(cfg, options)
         try:
             cfg.merge_from_dict(dict(options))
         except (KeyError, TypeError, IndexError) as error:
             raise UserError(
                 f'--cfg-options {" ".join(options)} does not fit the config: {error}'
             ) from error
+    scope = cfg.get('default_scope')
+    if scope in (DETECTION, SEGMENTATION) and find_spec(scope) is None:
+        raise MissingPackage(scope)
     cfg.work_dir = work_dir or cfg.get('work_dir') or f'work_dirs/{Path(path).stem}'
     return cfg
 
@@ -43,6 +48,18 @@ def require(cfg: Config, *keys: str) -> None:
     absent = [key for key in ('model', *keys) if cfg.get(key) is None]
     if absent:
         raise UserError(f'the config lacks {", ".join(absent)}')
+
+
+def require_together(cfg: Config, loader: str) -> None:
+    """Raise UserError where only some of a loop's three settings are there."""
+    names = [f'{loader}_{part}' for part in ('dataloader', 'cfg', 'evaluator')]
+    absent = [name for name in names if cfg.get(name) is None]
+    if absent and len(absent) < len(names):
+        there = [name for name in names if name not in absent]
+        raise UserError(
+            f'the config has {" and ".join(there)} without {" and ".join(absent)}; '
+            f'give all three, or set {" and ".join(there)} to None'
+        )
 
 
 def task_scope(cfg: Config) -> str:
@@ -144,6 +161,25 @@ def check_backbones(cfg: Config) -> None:
             unknown = [n for n in backbone if n not in parameters and n != 'type']
             if unknown:
                 raise UserError(_unknown_key(key, kind, unknown[0], list(parameters)))
+
+
+def _check_keys(cfg: Config, options: Mapping[str, object]) -> None:
+    """Raise UserError for an option inside a part that is misspelt.
+
+    New parts are fine; one that is nearly the name of another is not.
+    """
+    for option in options:
+        node = dict(cfg.items())
+        for name in option.split('.')[:-1]:
+            if not isinstance(node, Mapping):
+                break
+            close = difflib.get_close_matches(name, [str(k) for k in node], 1, 0.85)
+            if name not in node and close:
+                raise UserError(
+                    f'--cfg-options {option}: the config has no {name}. Did you mean '
+                    f'{close[0]}?'
+                )
+            node = node.get(name)
 
 
 def _as_list(evaluators: dict | list[dict]) -> list[dict]:

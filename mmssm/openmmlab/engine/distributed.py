@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from torch import distributed
 
-from mmssm.openmmlab.engine.errors import UserError
+from mmssm.openmmlab.errors import UserError
 
 # what each launcher calls the variables of torch.distributed
 VARIABLES = {

@@ -5,6 +5,7 @@ from typing import Protocol
 from mmengine.optim import DefaultOptimWrapperConstructor
 from torch import nn
 
+from mmssm.hosts import HostLayers
 from mmssm.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
 SSM_PARAMETERS = ('A_log', 'D', 'dt_proj.bias')
@@ -24,7 +25,8 @@ class LayerDecayOptimizerConstructor(DefaultOptimWrapperConstructor):
 
     The last layer, the output norms, and everything outside the backbone keep lr
     (BEiT, arXiv 2106.08254, and ConvNeXt, arXiv 2201.03545, fine-tune so).  Works for
-    every backbone that has `num_layers` and `layer_id(name)`, as all of ours.
+    every backbone that has `num_layers` and `layer_id(name)`, as all of ours, and for
+    those of other packages whose blocks `mmssm.hosts` knows, with the 2-D SSM or not.
 
     paramwise_cfg, besides what mmengine's constructor takes (flat_decay_mult=0.0: no
     weight decay on norms, biases and other vectors; norm_decay_mult; custom_keys …):
@@ -79,9 +81,13 @@ class LayerDecayOptimizerConstructor(DefaultOptimWrapperConstructor):
 
 def _layered(model: nn.Module) -> Layered:
     backbone = getattr(model, 'backbone', None)
-    if not hasattr(backbone, 'layer_id') or not hasattr(backbone, 'num_layers'):
+    if hasattr(backbone, 'layer_id') and hasattr(backbone, 'num_layers'):
+        return backbone
+    try:
+        return HostLayers(backbone)
+    except (AttributeError, ValueError) as error:
         raise ValueError(
-            f'layer-wise decay needs a backbone with layer_id and num_layers; that of '
-            f'{type(model).__name__} is a {type(backbone).__name__}'
-        )
-    return backbone
+            'layer-wise decay needs a backbone with layer_id and num_layers, or one '
+            f'that SSM2DHost knows; that of {type(model).__name__} is a '
+            f'{type(backbone).__name__}'
+        ) from error

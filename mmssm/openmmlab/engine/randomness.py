@@ -12,6 +12,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset
 
+from mmssm.openmmlab.errors import UserError
 from mmssm.registry import HOOKS
 
 
@@ -29,7 +30,7 @@ class NumberedBatches:
     Yields pairs (iteration, indices).  endless: for loops over iterations: goes on
     with the next pass over the data, and starts at the loop's iteration by dropping
     the batches before it, without loading their data.  Else one pass, the first batch
-    of which feeds the loop's iteration.
+    of which feeds the loop's iteration.  Raises UserError for a pass without any.
     """
 
     def __init__(self, batches: BatchSampler, loop: BaseLoop, endless: bool) -> None:
@@ -47,13 +48,26 @@ class NumberedBatches:
         if self.endless:
             yield from itertools.islice(enumerate(self._passes()), first, None)
         else:
-            yield from enumerate(self.batches, start=first)
+            yield from enumerate(self._pass(), start=first)
 
     def _passes(self) -> Iterator[list[int]]:
         for number in itertools.count():
             if hasattr(self.sampler, 'set_epoch'):
                 self.sampler.set_epoch(number)
-            yield from self.batches
+            yield from self._pass()
+
+    def _pass(self) -> Iterator[list[int]]:
+        empty = True
+        for batch in self.batches:
+            empty = False
+            yield batch
+        if empty:
+            raise UserError(
+                'the training data gives no batch: '
+                f'{len(self.sampler)} samples for this process, batches of '
+                f'{self.batch_size}, drop_last={self.batches.drop_last}. Use a '
+                'smaller train_dataloader.batch_size, drop_last=False, or more data'
+            )
 
 
 class ResumedBatches:

@@ -10,19 +10,20 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
 
 from mmssm.openmmlab.engine import configs
-from mmssm.openmmlab.engine.checkpoints import (
+from mmssm.openmmlab.engine.classes import check_classes
+from mmssm.openmmlab.engine.cpu import adapt_to_cpu
+from mmssm.openmmlab.engine.distributed import process_group
+from mmssm.openmmlab.engine.loading import (
+    START_FROM,
     CheckpointFitHook,
     check_exists,
-    latest_checkpoint,
-    read_checkpoint,
     use_safe_loading,
 )
-from mmssm.openmmlab.engine.cpu import adapt_to_cpu
-from mmssm.openmmlab.engine.datasets import check_paths, check_pretrained
-from mmssm.openmmlab.engine.distributed import process_group
+from mmssm.openmmlab.engine.paths import check_paths, check_pretrained
 from mmssm.openmmlab.engine.progress import ProgressHook
 from mmssm.openmmlab.engine.randomness import ResumableRandomnessHook
-from mmssm.openmmlab.engine.storage import use_atomic_files
+from mmssm.openmmlab.engine.resuming import resolve_resume
+from mmssm.openmmlab.engine.saving import use_atomic_files
 
 
 class EvaluationOptions(NamedTuple):
@@ -51,16 +52,21 @@ def train(
     use_atomic_files()
     use_safe_loading()
     configs.require(cfg, 'train_dataloader', 'train_cfg', 'optim_wrapper')
+    configs.require_together(cfg, 'val')
     check_paths(cfg, ('train', 'val'))
     check_pretrained(cfg)
     configs.check_backbones(cfg)
+    check_classes(cfg, ('train', 'val'))
     if amp:
         configs.enable_amp(cfg)
     if auto_scale_lr:
         configs.enable_lr_scaling(cfg)
-    notes = _resolve_resume(cfg, resume)
+    notes = resolve_resume(cfg, resume)
     _save_safely(cfg)
-    hooks = [ResumableRandomnessHook(), CheckpointFitHook(strict=cfg.resume)]
+    hooks = [
+        ResumableRandomnessHook(),
+        CheckpointFitHook(strict=cfg.resume, advice=START_FROM),
+    ]
     with process_group(cfg):
         runner = _build_runner(cfg, hooks, notes)
         runner.train()
@@ -82,6 +88,7 @@ def evaluate(
     configs.require(cfg, 'test_dataloader', 'test_cfg', 'test_evaluator')
     check_paths(cfg, ('test',))
     configs.check_backbones(cfg)
+    check_classes(cfg, ('test',))
     check_exists(checkpoint)
     cfg.resume, cfg.load_from = False, checkpoint
     if options.show or options.show_dir:
@@ -127,28 +134,3 @@ def _save_safely(cfg: Config) -> None:
     if kind in ('CheckpointHook', CheckpointHook):
         ours = {'default_hooks': {'checkpoint': {'type': 'mmssm.CheckpointHook'}}}
         cfg.merge_from_dict(ours)
-
-
-def _resolve_resume(cfg: Config, resume: str | None) -> list[str]:
-    """Set load_from, resume and, from the checkpoint, the seed; lines for the log."""
-    if resume == 'auto':
-        cfg.resume, cfg.load_from = True, None
-    elif resume is not None:
-        cfg.resume, cfg.load_from = True, resume
-    cfg.resume = bool(cfg.get('resume'))
-    notes = []
-    if cfg.resume and cfg.get('load_from') is None:
-        cfg.load_from, broken = latest_checkpoint(cfg.work_dir)
-        notes = [f'{path} is not complete; it is passed over' for path in broken]
-        if cfg.load_from is None:
-            cfg.resume = False
-            notes.append(f'no checkpoint in {cfg.work_dir}: training starts anew')
-    if cfg.get('load_from') is not None:
-        check_exists(cfg.load_from)
-    if cfg.resume:
-        if (cfg.get('randomness') or {}).get('seed') is None:
-            # the sampler is built with the seed before mmengine resumes it
-            seed = read_checkpoint(cfg.load_from)['meta'].get('seed')
-            cfg.merge_from_dict({'randomness': {'seed': seed}})
-        notes.append(f'resuming from {cfg.load_from}')
-    return notes

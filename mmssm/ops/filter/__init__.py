@@ -7,14 +7,16 @@ import torch
 from torch import Tensor
 
 from mmssm.ops import dispatch, trial
-from mmssm.ops.filter.filters import (
+from mmssm.ops.filter.naive import FLIPS, ssm2d_kernel_naive, ssm2d_naive
+from mmssm.ops.filter.operator import (
+    FILTER_COST,
+    KERNEL_COST,
     Prepared,
     align,
     filter_fused,
     kernel_fused,
     prepare,
 )
-from mmssm.ops.filter.naive import FLIPS, ssm2d_kernel_naive, ssm2d_naive
 from mmssm.ops.filter.plan import Plan
 from mmssm.ops.filter.truncation import supports
 from mmssm.ops.precision import no_autocast, precision
@@ -23,9 +25,10 @@ __all__ = ['Prepared', 'ssm2d', 'ssm2d_kernel', 'ssm2d_prepare', 'ssm2d_support'
 
 
 def _small(randn: Callable[..., Tensor]) -> tuple:
-    """Arguments for a first try: complex, and longer than the kernels go at once."""
-    A, B = torch.polar(torch.sigmoid(randn(6, 2, 3)), randn(6, 2, 3)).split([4, 2])
-    return A, B, torch.complex(randn(2, 2, 4, 3), randn(2, 2, 4, 3)), 5, 600
+    """Arguments for a first try: complex, and wider than the kernels go at once."""
+    A, B = torch.polar(torch.sigmoid(randn(6, 4, 16)), randn(6, 4, 16)).split([4, 2])
+    C = torch.complex(randn(2, 2, 64, 16), randn(2, 2, 64, 16))
+    return A, B, C, 24, 600
 
 
 def _real_and_complex(
@@ -41,18 +44,19 @@ _KERNELS = trial.kernels(
     partial(_real_and_complex, states='tiled'),
     _small,
 )
-for _op, _fused, _naive in (
-    ('ssm2d', filter_fused, ssm2d_naive),
-    ('ssm2d_kernel', kernel_fused, ssm2d_kernel_naive),
+for _op, _fused, _naive, _cost in (
+    ('ssm2d', filter_fused, ssm2d_naive, FILTER_COST),
+    ('ssm2d_kernel', kernel_fused, ssm2d_kernel_naive, KERNEL_COST),
 ):
     dispatch.register(
         _op,
         [
-            _KERNELS._replace(run=partial(_fused, states='triton')),
+            _KERNELS._replace(run=trial.named(_op, partial(_fused, states='triton'))),
             dispatch.Implementation('wavefront', partial(_fused, states='wavefront')),
             dispatch.Implementation('tiled', partial(_fused, states='tiled')),
             dispatch.Implementation('naive', _naive),
         ],
+        _cost,
     )
 
 
@@ -119,7 +123,7 @@ def ssm2d_prepare(
 
     Arguments as in `ssm2d`; of x the shape and the precision count.  The function does
     what `ssm2d` does, bit for bit, without gradients.  It holds about 4 numbers for
-    each of channels * H * W.
+    each of channels * H * W, and raises ValueError for maps of another shape.
     """
     _check(A, B, C, tolerance)
     _check_maps(x, C, skip)

@@ -6,7 +6,8 @@ vectors, so that both cases are the same matrix products; N' is N or 2 N.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,26 +15,30 @@ from torch import Tensor
 from mmssm.ops.filter.plan import Part, budget, parts
 from mmssm.ops.filter.states.tiled import states_tiled, states_tiled_adjoint
 from mmssm.ops.filter.states.wavefront import states_wavefront, states_wavefront_adjoint
+from mmssm.ops.trial import imported
 
 
-def _states_triton(A: Tensor, B: Tensor, height: int, width: int) -> Tensor:
-    from mmssm.ops.filter.states.triton import states_triton
+class States(NamedTuple):
+    """An algorithm for the states, and its adjoint.
 
-    return states_triton(A, B, height, width)
+    in_planes: whether the states are (2, P, parts, height, width), real and imaginary
+    parts apart, and not (height, width, 2, P).
+    """
 
-
-def _states_triton_adjoint(
-    A: Tensor, B: Tensor, X: Tensor, G: Tensor
-) -> tuple[Tensor, Tensor]:
-    from mmssm.ops.filter.states.triton import states_triton_adjoint
-
-    return states_triton_adjoint(A, B, X, G)
+    run: Callable[..., Tensor]
+    adjoint: Callable[..., tuple[Tensor, Tensor]]
+    in_planes: bool = False
 
 
+_KERNELS = 'mmssm.ops.filter.states.triton'
 STATES = {
-    'triton': (_states_triton, _states_triton_adjoint),
-    'wavefront': (states_wavefront, states_wavefront_adjoint),
-    'tiled': (states_tiled, states_tiled_adjoint),
+    'triton': States(
+        imported(f'{_KERNELS}:states_triton'),
+        imported(f'{_KERNELS}:states_triton_adjoint'),
+        in_planes=True,
+    ),
+    'wavefront': States(states_wavefront, states_wavefront_adjoint),
+    'tiled': States(states_tiled, states_tiled_adjoint),
 }
 ALL = Part(slice(None), slice(None))
 BLOCK = 64  # cells that one matrix product sums
@@ -63,8 +68,8 @@ class KernelBank:
         # (2, ssms, directions, rows, N'), where channel e = row * S + ssm
         weights = _pairs(self.scale * C.conj_physical())
         self.weights = weights.permute(0, 3, 1, 2, 4).contiguous()
-        run, self._states_adjoint = STATES[states]
-        self.X = run(self.A, self.B, *size)  # (height, width, 2, P)
+        run, self._states_adjoint, self._in_planes = STATES[states]
+        self.X = run(self.A, self.B, *size)
 
     def blocks(self) -> Iterator[Part]:
         """Parts whose kernels fit."""
@@ -82,6 +87,8 @@ class KernelBank:
 
     def _features(self, X: Tensor) -> Tensor:
         """A view (2, ssms, N', height * width)."""
+        if self._in_planes:
+            return X.view(2, self.weights.shape[1], -1, math.prod(self.size))
         cells = _pairs(X.flatten(0, 1)).unflatten(2, (self.weights.shape[1], -1))
         return cells.permute(1, 2, 3, 0)
 

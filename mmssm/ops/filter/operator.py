@@ -1,14 +1,146 @@
-"""The fused filter and its kernels as operators that torch.compile keeps whole."""
+"""The filter and its kernels as operators that torch.compile keeps whole.
+
+`filter_fused` and `kernel_fused` take any number of channels; the operators below them
+only what `convolution` takes.
+"""
+
+from functools import partial
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 from torch.library import custom_op
 
-from mmssm.ops.filter.fused import apply_pieces, empty_as, filter_adjoint, filter_pieces
+from mmssm.ops import counting
+from mmssm.ops.filter.convolution import (
+    Piece,
+    apply_pieces,
+    empty_as,
+    filter_adjoint,
+    filter_pieces,
+)
 from mmssm.ops.filter.kernels import KernelBank, KernelBankAdjoint
-from mmssm.ops.filter.plan import Plan
-from mmssm.ops.precision import no_autocast
+from mmssm.ops.filter.plan import Plan, filter_macs, kernel_macs
+from mmssm.ops.precision import no_autocast, wide
+
+
+def filter_fused(
+    x: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    skip: Tensor | None,
+    height: int,
+    width: int,
+    tolerance: float,
+    *,
+    states: str,
+) -> Tensor:
+    """Arguments and shapes of the naive twin; states: name of their algorithm."""
+    channels = x.shape[1]
+    A, B, C, skip = align(A, B, C, skip)
+    x = _pad(x, C.shape[2])
+    y = filter_maps(x, A, B, C, skip, height, width, tolerance, states)
+    return y[:, :channels]
+
+
+def kernel_fused(
+    A: Tensor, B: Tensor, C: Tensor, height: int, width: int, *, states: str
+) -> Tensor:
+    """Arguments and shapes of the naive twin; states: name of their algorithm."""
+    channels = C.shape[2]
+    A, B, C, _ = align(A, B, C, None)
+    return kernels_of(A, B, C, height, width, states)[:, :channels]
+
+
+class Prepared(NamedTuple):
+    """A filter computed for maps of one shape: (any batch, *shape).
+
+    Raises ValueError for maps of another shape.  Where operators are counted it counts
+    as `ssm2d` does, kernels included.
+    """
+
+    pieces: list[Piece]
+    shape: tuple[int, int, int]
+    dtype: torch.dtype
+    padded: int  # channels of the pieces
+    cost: partial[int]  # of the batch
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if x.dim() != 4 or x.shape[1:] != self.shape:
+            raise ValueError(
+                f'x has shape {tuple(x.shape)}; this filter was prepared for '
+                f'(B, {", ".join(map(str, self.shape))}): prepare one for x'
+            )
+        if counting.is_counting():
+            counting.add('ssm2d', self.cost(len(x)))
+            return torch.zeros_like(x, dtype=self.dtype)
+        with no_autocast(x):
+            y = apply_pieces(_pad(x, self.padded), self.pieces, self.dtype)
+        return y[:, : x.shape[1]]
+
+
+def prepare(
+    shape: torch.Size, A: Tensor, B: Tensor, C: Tensor, skip: Tensor | None, plan: Plan
+) -> Prepared:
+    """What `filter_fused` does with maps of `shape`, all but the maps' part of it."""
+    check_finite(A, B, C)
+    A, B, C, skip = align(A, B, C, skip)
+    padded = C.shape[2]
+    with no_autocast(A):
+        pieces = filter_pieces((shape[0], padded, *shape[2:]), A, B, C, skip, plan)
+        cost = partial(filter_macs, size=tuple(shape[2:]), A=A, B=B, C=C, plan=plan)
+        return Prepared(list(pieces), tuple(shape[1:]), A.real.dtype, padded, cost)
+
+
+def _macs(
+    x: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    skip: Tensor | None,
+    height: int,
+    width: int,
+    tolerance: float,
+) -> int:
+    A, B, C, _ = align(A, B, C, None)
+    plan = Plan((height, width), tolerance, '')
+    return filter_macs(len(x), tuple(x.shape[2:]), A, B, C, plan)
+
+
+FILTER_COST = counting.Cost(_macs, lambda x, *rest: torch.zeros_like(wide(x)[0]))
+KERNEL_COST = counting.Cost(
+    macs=lambda A, B, C, height, width: kernel_macs(A, C, (height, width)),
+    zeros=lambda A, B, C, *size: A.real.new_zeros(*C.shape[1:3], *size),
+)
+
+
+def align(
+    A: Tensor, B: Tensor, C: Tensor, skip: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """The same filter with channel e on SSM e mod S in every direction.
+
+    Row d * channels + e of C belongs to SSM (d * channels + e) mod S.  Where S does not
+    divide channels, the SSMs of all directions become one with N * directions states,
+    of which each direction weighs its own, and channels of zeros are added.
+    """
+    ssms, (_, directions, channels, count) = A.shape[1], C.shape
+    if channels % ssms == 0:
+        return A, B, C, skip
+    A, B = (
+        torch.cat([t.roll(-d * channels, 1) for d in range(directions)], 2)
+        for t in (A, B)
+    )
+    weights = [
+        F.pad(C[:, d], (d * count, (directions - 1 - d) * count, 0, -channels % ssms))
+        for d in range(directions)
+    ]
+    if skip is not None:
+        skip = F.pad(skip, (0, -channels % ssms))
+    # the kernels divide by the root of the number of states
+    return A, B, torch.stack(weights, 1) * directions**0.5, skip
 
 
 def check_finite(*tensors: Tensor) -> None:
@@ -36,7 +168,7 @@ def filter_maps(
     tolerance: float,
     states: str,
 ) -> Tensor:
-    """x filtered, in the precision of A; shapes as in `fused`."""
+    """x filtered, in the precision of A; shapes as in `convolution`."""
     check_finite(A, B, C)
     plan = Plan((height, width), tolerance, states)
     with no_autocast(x):
@@ -144,3 +276,9 @@ def _kernels_backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ..
 
 filter_maps.register_autograd(_filter_backward, setup_context=_save_filter)
 kernels_of.register_autograd(_kernels_backward, setup_context=_save_kernels)
+
+
+def _pad(x: Tensor, channels: int) -> Tensor:
+    """x with channels of zeros; itself, not a copy, if it has them all."""
+    extra = channels - x.shape[1]
+    return F.pad(x, (0, 0, 0, 0, 0, extra)) if extra else x

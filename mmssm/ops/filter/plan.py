@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from mmssm.ops.filter.folding import fast_length
+from mmssm.ops.fft import fast_length, fft_macs
 from mmssm.ops.filter.truncation import supports
 
 Size = tuple[int, int]
@@ -92,6 +92,37 @@ def groups(
         )
         yield Group(slice(start, stop), size, (rows, columns))
         start = stop
+
+
+def kernel_macs(A: Tensor, C: Tensor, size: Size) -> int:
+    """States and kernels of `size`; A: (4, S, N), C: (2, directions, channels, N).
+
+    A product of complex states counts 4; of complex states and output weights, where
+    the real part is all that is needed, 2.
+    """
+    states, weights = (4, 2) if A.is_complex() else (1, 1)
+    return math.prod(size) * (states * A.numel() + weights * C.numel())
+
+
+def filter_macs(
+    batch: int, size: Size, A: Tensor, B: Tensor, C: Tensor, plan: Plan
+) -> int:
+    """Kernels, FFTs of maps, kernels and results, and products of spectra.
+
+    size: of the maps; their channels are a multiple of S.  Where the parameters are on
+    device 'meta' all taps are counted.
+    """
+    if A.is_meta:
+        plan = plan._replace(tolerance=0.0)
+    total = 0
+    for group in groups(A, B, C, plan, size):
+        part = C.unflatten(2, (-1, A.shape[1]))[:, :, :, group.ssms].flatten(2, 3)
+        rows, columns = group.lengths
+        transforms = (2 * batch + 1) * part.shape[2]
+        total += kernel_macs(A[:, group.ssms], part, group.size)
+        total += transforms * fft_macs(rows * columns)
+        total += 4 * batch * part.shape[2] * rows * (columns // 2 + 1)
+    return total
 
 
 def parts(ssms: int, rows: int, fit: int) -> Iterator[Part]:

@@ -12,7 +12,7 @@ the bounds over whole columns, H_j of the h inside the map and V_j of the v, obe
 import torch
 from torch import Tensor
 
-from mmssm.ops.filter.states.axes import double
+from mmssm.ops.filter.states import double
 
 
 def supports(

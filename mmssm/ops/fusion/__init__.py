@@ -1,41 +1,61 @@
-"""Structure-aware state fusion."""
+"""Structure-aware state fusion, and the observation of fused states."""
 
-from collections.abc import Callable
-
+import torch
 from torch import Tensor
 
 from mmssm.ops import dispatch, trial
-from mmssm.ops.fusion.merged import merge_kernels, state_fusion_merged
-from mmssm.ops.fusion.naive import state_fusion_naive
-from mmssm.ops.fusion.shared_border import state_fusion_shared_border
+from mmssm.ops.fusion.kernel import merge_kernels
+from mmssm.ops.fusion.naive import observe_naive, state_fusion_naive
+from mmssm.ops.fusion.shared_border import (
+    observe_shared_border,
+    state_fusion_shared_border,
+)
 from mmssm.ops.precision import no_autocast, widened
 
-__all__ = ['merge_kernels', 'state_fusion']
+__all__ = ['merge_kernels', 'observe', 'state_fusion']
 
 
-def _triton(
-    h: Tensor, kernels: Tensor, alpha: Tensor, dilations: tuple[int, ...]
-) -> Tensor:
-    from mmssm.ops.fusion.triton import state_fusion_triton
-
-    return state_fusion_triton(h, kernels, alpha, dilations)
-
-
-def _small(randn: Callable[..., Tensor]) -> tuple:
+def _small_fusion(randn: trial.Draw) -> tuple:
     """Arguments for a first try."""
-    return randn(1, 6, 9, 11), randn(3, 6, 1, 3, 3), randn(3), (1, 3, 5)
+    h = randn(1, 64, 24, 40, low=True)
+    return h, randn(3, 64, 1, 3, 3), randn(3), (1, 3, 5)
+
+
+def _small_observation(randn: trial.Draw) -> tuple:
+    h, u = randn(1, 64, 24, 40), randn(1, 64, 24, 40, low=True)
+    C = randn(1, 1, 24, 40, low=True)
+    return h, C, u, randn(64), randn(3, 64, 1, 3, 3), randn(3), (1, 3, 5), None
 
 
 dispatch.register(
     'state_fusion',
     [
         trial.kernels(
-            'state_fusion', _triton, widened(state_fusion_shared_border), _small
+            'state_fusion',
+            'mmssm.ops.fusion.triton:state_fusion_triton',
+            widened(state_fusion_shared_border),
+            _small_fusion,
         ),
         dispatch.Implementation('shared_border', widened(state_fusion_shared_border)),
-        dispatch.Implementation('merged', widened(state_fusion_merged)),
         dispatch.Implementation('naive', widened(state_fusion_naive)),
     ],
+    # as its convolutions
+    macs=lambda h, kernels, alpha, dilations: 9 * len(dilations) * h.numel(),
+)
+dispatch.register(
+    'observe',
+    [
+        trial.kernels(
+            'observe',
+            'mmssm.ops.fusion.triton:observe_triton',
+            widened(observe_shared_border),
+            _small_observation,
+        ),
+        dispatch.Implementation('shared_border', widened(observe_shared_border)),
+        dispatch.Implementation('naive', widened(observe_naive)),
+    ],
+    # as the convolutions of the fusion
+    macs=lambda h, C, u, D, kernels, *rest: 9 * len(kernels) * h.numel(),
 )
 
 
@@ -58,7 +78,7 @@ def state_fusion(
     dilations: K of them.  Returns (B, C, H, W) in float64 if any input is float64
     and in float32 otherwise, autocast or not.
     backend: 'triton', the default on a GPU; 'shared_border', the default elsewhere;
-    'merged'; 'naive', the definition.
+    'naive', the definition.
 
     Raises ValueError for shapes that do not fit and for an unknown backend.
     """
@@ -66,6 +86,50 @@ def state_fusion(
     run = dispatch.choose('state_fusion', backend, h, kernels, alpha)
     with no_autocast(h):
         return run(h, kernels, alpha, dilations)
+
+
+def observe(
+    h: Tensor,
+    C: Tensor,
+    u: Tensor,
+    D: Tensor,
+    kernels: Tensor,
+    alpha: Tensor,
+    *,
+    dilations: tuple[int, ...] = (1, 3, 5),
+    dtype: torch.dtype | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Fuse the states, observe them, and add the skip.
+
+        y_p = C_p h'_p + D u_p,    h' = state_fusion(h, kernels, alpha)
+    (Spatial-Mamba, arXiv 2410.15091: state fusion and observation equation.)
+
+    h: (B, D, H, W), states, one per channel; any H and W from 1.  C: (B, 1, H, W).
+    u: (B, D, H, W), input of the scan.  D: (D,), skip.  kernels, alpha, dilations: see
+    `state_fusion`.  Returns (B, D, H, W) in `dtype`, by default in that of the sums,
+    which are in float64 if any input is float64 and in float32 otherwise, autocast or
+    not.  Only the inputs are saved for the adjoint.
+    backend: 'triton', the default on a GPU; 'shared_border', the default elsewhere;
+    'naive', the definition.
+
+    Raises ValueError for shapes that do not fit and for an unknown backend.
+    """
+    check_fusion(h, kernels, alpha, dilations)
+    batch, channels, height, width = h.shape
+    for name, value, shape in (
+        ('C', C, (batch, 1, height, width)),
+        ('u', u, (batch, channels, height, width)),
+        ('D', D, (channels,)),
+    ):
+        if value.shape != shape:
+            raise ValueError(
+                f'{name} has shape {tuple(value.shape)}; expected {shape}, for h of '
+                f'shape {tuple(h.shape)}'
+            )
+    run = dispatch.choose('observe', backend, h, C, u, D, kernels, alpha)
+    with no_autocast(h):
+        return run(h, C, u, D, kernels, alpha, dilations, dtype)
 
 
 def check_fusion(

@@ -1,5 +1,6 @@
-"""State fusion by its definition: a sum of dilated depthwise convolutions."""
+"""State fusion and its observation by their definitions."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -14,3 +15,18 @@ def state_fusion_naive(
         near = F.conv2d(bordered, weight, dilation=d, groups=h.shape[1])
         mixed = mixed + scale * near
     return mixed
+
+
+def observe_naive(
+    h: Tensor,
+    C: Tensor,
+    u: Tensor,
+    D: Tensor,
+    kernels: Tensor,
+    alpha: Tensor,
+    dilations: tuple[int, ...],
+    dtype: torch.dtype | None,
+) -> Tensor:
+    """The twin that defines `observe`; same shapes."""
+    y = C * state_fusion_naive(h, kernels, alpha, dilations) + D[:, None, None] * u
+    return y.to(dtype or y.dtype)

@@ -1,9 +1,10 @@
-"""State fusion with one replicated border for all dilations, channels last in memory.
+"""State fusion and observation with one replicated border, channels last in memory.
 
 A replicate border of d is the inner part of a wider one, and alpha scales the few taps,
 not the map.  The adjoint is written by hand: that of h is the same convolution with
 reversed taps; for the adjoint of a dilated one libraries take ten times as long.  Only
-the inputs are saved.
+the inputs are saved: the fused states are computed again for the adjoint, three
+depthwise convolutions, not a map kept for every block of a network.
 """
 
 from collections.abc import Sequence
@@ -24,7 +25,22 @@ def state_fusion_shared_border(
     h: Tensor, kernels: Tensor, alpha: Tensor, dilations: tuple[int, ...]
 ) -> Tensor:
     """Shapes as the naive twin; the result lies channels last."""
-    return _fuse(h, scaled_taps(kernels, alpha), dilations)
+    return _observe(h, None, None, None, scaled_taps(kernels, alpha), dilations)
+
+
+def observe_shared_border(
+    h: Tensor,
+    C: Tensor,
+    u: Tensor,
+    D: Tensor,
+    kernels: Tensor,
+    alpha: Tensor,
+    dilations: tuple[int, ...],
+    dtype: torch.dtype | None,
+) -> Tensor:
+    """Shapes as the naive twin; the result lies channels last."""
+    y = _observe(h, C, u, D, scaled_taps(kernels, alpha), dilations)
+    return y.to(dtype or y.dtype)
 
 
 def scaled_taps(kernels: Tensor, alpha: Tensor) -> Tensor:
@@ -114,37 +130,74 @@ def _taps_gradient(grad: Tensor, bordered: Tensor, dilations: Sequence[int]) -> 
     return sums.unflatten(0, (-1, 1, 3, 3)).movedim(-1, 1).contiguous()
 
 
-@custom_op('mmssm::state_fusion', mutates_args=())
-def _fuse(h: Tensor, taps: Tensor, dilations: Sequence[int]) -> Tensor:
-    return fuse(h, taps, dilations)
+@custom_op('mmssm::observe', mutates_args=())
+def _observe(
+    h: Tensor,
+    C: Tensor | None,
+    u: Tensor | None,
+    D: Tensor | None,
+    taps: Tensor,
+    dilations: Sequence[int],
+) -> Tensor:
+    """C * fuse(h) + D * u; without C, u and D the fusion alone."""
+    fused = fuse(h, taps, dilations)
+    if C is None:
+        return fused
+    return fused.mul_(C).addcmul_(u, D[:, None, None])
 
 
-@custom_op('mmssm::state_fusion_adjoint', mutates_args=())
-def _fuse_adjoint(
-    grad: Tensor, h: Tensor, taps: Tensor, dilations: Sequence[int]
-) -> tuple[Tensor, Tensor]:
-    return fuse_adjoint(grad, h, taps, dilations)
+@custom_op('mmssm::observe_adjoint', mutates_args=())
+def _observe_adjoint(
+    grad: Tensor,
+    h: Tensor,
+    C: Tensor | None,
+    u: Tensor | None,
+    D: Tensor | None,
+    taps: Tensor,
+    dilations: Sequence[int],
+) -> list[Tensor]:
+    """Gradients of h, of the taps and, where given, of C, u and D."""
+    if C is None:
+        return list(fuse_adjoint(grad, h, taps, dilations))
+    grad_C = (fuse(h, taps, dilations).mul_(grad)).sum(1, keepdim=True)
+    grad_u = grad * D[:, None, None]
+    grad_D = (grad * u).sum((0, 2, 3))
+    return [*fuse_adjoint(grad * C, h, taps, dilations), grad_C, grad_u, grad_D]
 
 
-@_fuse.register_fake
+@_observe.register_fake
 def _(h: Tensor, *rest: object) -> Tensor:
     return torch.empty_like(h, memory_format=torch.channels_last)
 
 
-@_fuse_adjoint.register_fake
-def _(grad: Tensor, h: Tensor, taps: Tensor, *rest: object) -> tuple[Tensor, Tensor]:
+@_observe_adjoint.register_fake
+def _(
+    grad: Tensor,
+    h: Tensor,
+    C: Tensor | None,
+    u: Tensor | None,
+    D: Tensor | None,
+    taps: Tensor,
+    *rest: object,
+) -> list[Tensor]:
     grad_h = torch.empty_like(h, memory_format=torch.channels_last)
-    return grad_h, taps.new_empty(taps.shape)
+    grads = [grad_h, taps.new_empty(taps.shape)]
+    if C is None:
+        return grads
+    sums = grad.sum(1, keepdim=True)
+    return [*grads, sums, grad * D[:, None, None], D.new_empty(D.shape)]
 
 
 def _save(ctx: FunctionCtx, inputs: tuple, output: Tensor) -> None:
-    h, taps, ctx.dilations = inputs
-    ctx.save_for_backward(h, taps)
+    *tensors, ctx.dilations = inputs
+    ctx.save_for_backward(*tensors)
 
 
-def _backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+def _backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
     with no_autocast(grad):
-        return *_fuse_adjoint(grad, *ctx.saved_tensors, ctx.dilations), None
+        h, taps, *others = _observe_adjoint(grad, *ctx.saved_tensors, ctx.dilations)
+    C, u, D = others or (None, None, None)
+    return h, C, u, D, taps, None
 
 
-_fuse.register_autograd(_backward, setup_context=_save)
+_observe.register_autograd(_backward, setup_context=_save)

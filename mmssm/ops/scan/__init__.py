@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from mmssm.ops import dispatch, trial
+from mmssm.ops import counting, dispatch, trial
 from mmssm.ops.precision import no_autocast, widened
 from mmssm.ops.scan.naive import selective_scan_naive
 from mmssm.ops.scan.tree import selective_scan_tree
@@ -31,6 +31,13 @@ dispatch.register(
         dispatch.Implementation('tree', widened(selective_scan_tree)),
         dispatch.Implementation('naive', widened(selective_scan_naive)),
     ],
+    # 7 B L D N, the count of the published tables
+    counting.Cost(
+        macs=lambda u, delta, A, B, bias: 7 * u.numel() * A.shape[1],
+        zeros=lambda u, delta, A, B, bias: u.new_zeros(
+            *u.shape[:2], A.shape[1], u.shape[2]
+        ),
+    ),
 )
 
 

@@ -11,6 +11,9 @@ The backward pass is the same walk from the end.  Only the inputs and the states
 saved; steps and decays are computed anew.  Sums over positions, batch and channels go
 through a buffer with one row for each program, added up by torch: no atomics, the same
 bits every time.  The gradient can be taken once: the adjoint has none of its own.
+
+One state per channel and one group, as in Spatial-Mamba, have kernels of their own:
+`mmssm.ops.scan.single`.
 """
 
 from typing import Any, NamedTuple
@@ -23,6 +26,7 @@ from torch.autograd.function import FunctionCtx
 from torch.library import custom_op
 
 from mmssm.ops.precision import precision
+from mmssm.ops.scan import single
 
 TILE = 2048  # numbers of a tile: 16 for each thread of 4 warps
 TILE_ADJOINT = 1024  # where more of them are alive at a time
@@ -82,6 +86,9 @@ def _states(
 ) -> Tensor:
     """The states, (B, L, N, D)."""
     h = _empty_states(u, delta, A, B, delta_bias)
+    if B.shape[1:3] == (1, 1):
+        single.scan(u, delta, A, B, delta_bias, h)
+        return h
     plan = tiles(u, B, TILE)
     A, delta_bias = A.contiguous(), delta_bias.contiguous()
     inputs = (u, delta, A, B, delta_bias)
@@ -101,6 +108,8 @@ def _adjoint(
     h: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of u and delta, (B, L, D), A, B (B, L, G, N) and delta_bias."""
+    if B.shape[1:3] == (1, 1):
+        return single.adjoint(grad, u, delta, A, B, delta_bias, h)
     batch, length, count, channels = h.shape
     plan = tiles(u, B, TILE_ADJOINT)
     rows = batch * plan.segments

@@ -2,6 +2,7 @@
 
 import pytest
 from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
 import mmssm.openmmlab.engine  # noqa: F401 (registers the constructor)
@@ -92,6 +93,30 @@ def test_bad_rate(model, rate):
 def test_backbone_without_layers():
     with pytest.raises(ValueError, match='Model is a Linear'):
         groups(Model(nn.Linear(1, 1)), decay_rate=0.5)
+
+
+@pytest.mark.parametrize('ssm2d', [False, True])
+def test_hosts_of_other_packages(ssm2d):
+    swin = dict(type='mmdet.SwinTransformer', embed_dims=8, depths=(1, 2, 1, 1))
+    swin.update(num_heads=(1, 1, 1, 1), window_size=2, pretrain_img_size=64)
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        model = Model(SSM2DHost(swin, num_states=2) if ssm2d else MODELS.build(swin))
+    found = groups(model, decay_rate=0.5)
+    assert found.keys() == dict(model.named_parameters()).keys()
+    powers = {
+        'head.weight': 0,
+        'backbone.norm3.weight': 0,
+        'backbone.stages.3.blocks.0.norm1.weight': 1,
+        'backbone.stages.1.blocks.1.norm1.weight': 3,
+        'backbone.stages.1.blocks.0.norm1.weight': 4,
+        'backbone.stages.0.downsample.norm.weight': 4,
+        'backbone.stages.0.blocks.0.norm1.weight': 5,
+        'backbone.patch_embed.projection.weight': 6,
+    }
+    for name, power in powers.items():
+        assert found[name]['lr'] == LR * 0.5**power, name
+    mixes = {n: g['lr'] for n, g in found.items() if '.stages.3.' in n and '.mix.' in n}
+    assert set(mixes.values()) == ({LR * 0.5} if ssm2d else set())
 
 
 def test_flagged_parameters_are_not_decayed():

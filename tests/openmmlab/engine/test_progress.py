@@ -5,7 +5,7 @@ import pty
 import subprocess
 import sys
 
-from engine import toy
+from openmmlab.engine import toy
 
 
 def command(tmp_path):

@@ -7,10 +7,11 @@ import sys
 
 import pytest
 import torch
-from engine import toy
-from torch.utils.data import BatchSampler
+from openmmlab.engine import toy
+from torch.utils.data import BatchSampler, SequentialSampler
 
-from mmssm import cli
+from mmssm.openmmlab import cli
+from mmssm.openmmlab.engine import UserError
 from mmssm.openmmlab.engine.randomness import NumberedBatches
 
 NUMBERS = itertools.count()
@@ -99,3 +100,34 @@ def test_endless_batches_start_at_the_iteration(start):
         return itertools.islice(NumberedBatches(batches, loop, endless=True), 9)
 
     assert list(numbered(start))[:2] == list(numbered(0))[start : start + 2]
+
+
+@pytest.mark.parametrize('endless', [True, False])
+def test_no_batch_at_all_is_said(endless):
+    class Loop:
+        iter = 0
+
+    batches = BatchSampler(SequentialSampler(range(3)), 4, drop_last=True)
+    with pytest.raises(UserError, match=r'no batch: 3 samples .*, batches of 4'):
+        next(iter(NumberedBatches(batches, Loop(), endless)))
+
+
+@pytest.mark.parametrize('seed', ['None', '5'])
+def test_weights_alone_are_no_run(tmp_path, seed):
+    config = toy.write_config(tmp_path)
+    torch.save(dict(state_dict={'w': torch.ones(1)}), tmp_path / 'weights.pth')
+    words = r'weights\.pth has no meta and no optimizer.*load_from=.*without --resume'
+    with pytest.raises(SystemExit, match=words):
+        train(
+            config,
+            tmp_path / 'run',
+            '--resume',
+            str(tmp_path / 'weights.pth'),
+            **{'randomness.seed': seed},
+        )
+
+
+def test_an_address_is_not_resumed(tmp_path):
+    config = toy.write_config(tmp_path)
+    with pytest.raises(SystemExit, match='download it first'):
+        train(config, tmp_path / 'run', '--resume', 'https://host/iter_6.pth')

@@ -15,9 +15,9 @@ from mmengine.registry import DATASETS, HOOKS, METRICS, MODELS
 from torch import nn
 from torch.utils.data import Dataset
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 CONFIG = """
-custom_imports = dict(imports=['engine.toy'])
+custom_imports = dict(imports=['openmmlab.engine.toy'])
 default_scope = 'mmengine'
 model = dict(type='ToyModel')
 loader = dict(batch_size=2, num_workers={workers}, persistent_workers={workers} > 0)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmssm.ops.filter.states.axes import axis_states, axis_states_adjoint
+from mmssm.ops.filter.states import axis_states, axis_states_adjoint
 from mmssm.ops.filter.states.wavefront import sums_over_cells, sweep, sweep_adjoint
 
 T = 16  # side of a tile; 2 T values enter it

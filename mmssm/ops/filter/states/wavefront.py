@@ -1,6 +1,6 @@
 """States along anti-diagonals, all cells of a diagonal at once, and the adjoint.
 
-Inside the map the rule of `axes` is uniform: a cell sends a h + b v to the h of its
+Inside the map the rule of `states` is uniform: a cell sends a h + b v to the h of its
 right neighbour and c h + d v to the v of the one below, with a, b, c, d = A / 2.  Both
 targets lie at a fixed distance from each other in memory, so that one strided view
 holds them for a whole diagonal, and a diagonal takes two operations.
@@ -12,13 +12,13 @@ ones are ignored.
 import torch
 from torch import Tensor
 
-from mmssm.ops.filter.states.axes import axis_states, axis_states_adjoint
+from mmssm.ops.filter.states import axis_states, axis_states_adjoint
 
 BLOCK = 1 << 17  # elements of a product that stays in cache while it is summed
 
 
 def states_wavefront(A: Tensor, B: Tensor, height: int, width: int) -> Tensor:
-    """All states after a unit impulse in the corner, scaled as in `axes`.
+    """All states after a unit impulse in the corner, scaled as in `states`.
 
     A: (4, P).  B: (2, P).  Returns (height, width, 2, P).
     """

@@ -1,0 +1,40 @@
+"""A depthwise convolution of a block, with what follows it, in one op."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmssm.ops import depthwise_conv
+
+
+def depthwise(
+    conv: nn.Module,
+    x: Tensor,
+    *,
+    activation: str | None = None,
+    residual: bool = False,
+) -> Tensor:
+    """act(conv x), plus x if residual; see `ops.depthwise_conv`.  Shapes are kept.
+
+    conv: depthwise, 3 x 3, with bias.  One that has hooks or a parametrisation, or
+    that has been replaced by another module, is called as it is.
+    """
+    if _is_plain(conv):
+        return depthwise_conv(
+            x, conv.weight, conv.bias, activation=activation, residual=residual
+        )
+    y = conv(x)
+    if activation == 'silu':
+        y = F.silu(y)
+    return x + y if residual else y
+
+
+def _is_plain(conv: nn.Module) -> bool:
+    """Whether a call would do nothing but convolve with its own weights."""
+    return (
+        type(conv) is nn.Conv2d
+        and conv.bias is not None
+        and not conv._forward_hooks
+        and not conv._forward_pre_hooks
+        and not conv._backward_hooks
+        and not conv._backward_pre_hooks
+    )

@@ -1,0 +1,1 @@
+"""What commands do that is not the engine's: counting and converting."""

@@ -1,0 +1,73 @@
+"""Heads and data with different numbers of classes are refused before anything runs."""
+
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+from mmssm.openmmlab.engine import UserError
+from mmssm.openmmlab.engine.classes import check_classes
+
+CONFIGS = Path(__file__).parents[3] / 'configs'
+
+
+def config(classes, head=2, loader='train', **dataset):
+    model = dict(
+        rpn_head=dict(num_classes=1),
+        roi_head=dict(
+            bbox_head=dict(num_classes=head), semantic_head=dict(num_classes=9)
+        ),
+    )
+    dataset = dict(type='Unknown', metainfo=dict(classes=classes), **dataset)
+    parts = {f'{loader}_dataloader': dict(dataset=dataset), f'{loader}_cfg': {}}
+    return Config(dict(model=model, **parts))
+
+
+def test_equal_numbers_pass():
+    check_classes(config(('cat', 'dog')), ['train', 'val'])
+    check_classes(config(('cat',), loader='test'), ['train', 'val'])
+
+
+def test_head_and_data_are_named():
+    words = (
+        r'model\.roi_head\.bbox_head\.num_classes is 2, but '
+        r'train_dataloader\.dataset has 1 classes \(cat\)'
+    )
+    with pytest.raises(UserError, match=words):
+        check_classes(config(('cat',)), ['train'])
+
+
+def test_every_head_of_a_cascade_and_wrapped_data():
+    cfg = config(('cat', 'dog'))
+    cfg.model.roi_head.bbox_head = [dict(num_classes=2), dict(num_classes=3)]
+    inner = cfg.train_dataloader.dataset
+    cfg.train_dataloader.dataset = dict(
+        type='ConcatDataset', datasets=[dict(type='RepeatDataset', dataset=inner)]
+    )
+    words = r'bbox_head\[1\]\.num_classes is 3.*dataset\.datasets\[0\]\.dataset has 2'
+    with pytest.raises(UserError, match=words):
+        check_classes(cfg, ['train'])
+
+
+def test_a_text_is_no_tuple(tmp_path):
+    with pytest.raises(UserError, match=r"the text 'box'.*\('box',\)"):
+        check_classes(config('box'), ['train'])
+    (tmp_path / 'names.txt').write_text('cat\ndog\n')
+    check_classes(config(str(tmp_path / 'names.txt')), ['train'])
+
+
+def test_classes_of_the_data_set_itself():
+    cfg = config(None)
+    cfg.default_scope = 'mmdet'
+    cfg.train_dataloader.dataset = dict(type='CocoDataset')
+    with pytest.raises(UserError, match=r'has 80 classes \(person, bicycle, car, …\)'):
+        check_classes(cfg, ['train'])
+    cfg.train_dataloader.dataset = dict(type='CocoPanopticDataset')
+    check_classes(cfg, ['train'])
+
+
+def test_the_configs_of_the_project_agree_with_their_data():
+    paths = [p for p in sorted(CONFIGS.rglob('*.py')) if '_base_' not in p.parts]
+    assert len(paths) > 10
+    for path in paths:
+        check_classes(Config.fromfile(path), ['train', 'val', 'test'])

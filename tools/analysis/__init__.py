@@ -1,0 +1,1 @@
+"""Scripts that look at models and results."""

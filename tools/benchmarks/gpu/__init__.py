@@ -1,0 +1,1 @@
+"""One measuring run on a GPU; see `tools.benchmarks.gpu_run`."""

@@ -1,0 +1,1 @@
+"""The demo: generated data, short trainings, results; `python -m tools.demo`."""

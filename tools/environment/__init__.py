@@ -1,0 +1,1 @@
+"""Setting up the environment of the Makefile; the standard library alone."""
