@@ -244,8 +244,8 @@ def _sums(
     first, last, at, c, left, here, right, part = _place(
         H, W, C, bands, each, BLOCK_W, BLOCK_C
     )
-    # each its own tensor: of two names for one, of which a loop assigns one to the other,
-    # the compiler keeps what they had before the loop
+    # each its own tensor: where two names of one are assigned to each other in a loop,
+    # the compiler keeps what they had before it
     l0 = tl.zeros([BLOCK_W, BLOCK_C], dtype=ACC)
     m0 = tl.zeros([BLOCK_W, BLOCK_C], dtype=ACC)
     r0 = tl.zeros([BLOCK_W, BLOCK_C], dtype=ACC)
