@@ -244,8 +244,15 @@ def _sums(
     first, last, at, c, left, here, right, part = _place(
         H, W, C, bands, each, BLOCK_W, BLOCK_C
     )
+    # each its own tensor: where two names of one are assigned to each other in a loop,
+    # the compiler keeps what they had before it
+    l0 = tl.zeros([BLOCK_W, BLOCK_C], dtype=ACC)
+    m0 = tl.zeros([BLOCK_W, BLOCK_C], dtype=ACC)
+    r0 = tl.zeros([BLOCK_W, BLOCK_C], dtype=ACC)
+    l1 = tl.zeros([BLOCK_W, BLOCK_C], dtype=ACC)
+    m1 = tl.zeros([BLOCK_W, BLOCK_C], dtype=ACC)
+    r1 = tl.zeros([BLOCK_W, BLOCK_C], dtype=ACC)
     zero = tl.zeros([BLOCK_W, BLOCK_C], dtype=ACC)
-    l0, m0, r0, l1, m1, r1 = zero, zero, zero, zero, zero, zero
     s0, s1, s2, s3, s4, s5, s6, s7, s8, s9 = (
         zero,
         zero,
