@@ -670,7 +670,7 @@ def _border(
     ends_high = (corners > 0) & (rest % parts == parts - 1)
     for side in range(2):
         base = product + batch * plane + side * (depth - 1).to(tl.int64) * inward
-        down = (1 - 2 * side) * inward.to(tl.int64)
+        down = (1 - 2 * side) * tl.cast(inward, tl.int64)
         total = tl.zeros([BLOCK_W, BLOCK_C], dtype=ACC)
         for k in tl.static_range(len(DILATIONS)):
             d = DILATIONS[k]
@@ -696,7 +696,7 @@ def _border(
                     row + high.to(tl.int64) * along, mask=is_high, other=0.0
                 ).to(ACC)
                 for b in range(tl.where(ends_low, wide, 0)):
-                    value = tl.load(row + b * along.to(tl.int64)).to(ACC)
+                    value = tl.load(row + b * tl.cast(along, tl.int64)).to(ACC)
                     first += tl.where(x == 0, value, 0.0)
                 for b in range(tl.where(ends_high, wide, 0)):
                     end = (length - 1 - b).to(tl.int64)
