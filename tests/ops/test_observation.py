@@ -8,7 +8,7 @@ from parity import assert_as_exact_as_naive, assert_equal_in_double
 from torch.library import opcheck
 
 from mmssm.ops import observe
-from mmssm.ops.observation import shared_border
+from mmssm.ops.fusion import shared_border
 from mmssm.ops.fusion.shared_border import scaled_taps
 
 SIZES = [(7, 9), (14, 14), (1, 1), (1, 8), (3, 2), (13, 5)]
