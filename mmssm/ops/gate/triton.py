@@ -15,7 +15,7 @@ from torch import Tensor
 from mmssm.ops.operator import differentiable
 
 TILE = 2048  # numbers of a tile
-PROGRAMS = 528  # of the adjoint: 4 for each multiprocessor of a large GPU
+PROGRAMS = 396  # of the adjoint: 3 for each multiprocessor of a large GPU
 LAST = torch.channels_last
 
 
