@@ -8,8 +8,11 @@ counted, exported and fused.
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
-from torch.library import custom_op
+
+from mmssm.ops.operator import differentiable
+from mmssm.ops.precision import no_autocast
+
+LAST = torch.channels_last
 
 
 def depthwise_conv_library(
@@ -17,11 +20,12 @@ def depthwise_conv_library(
 ) -> Tensor:
     """Same shapes as the naive twin; all in x's dtype."""
     weight, bias = weight.to(x.dtype), bias.to(x.dtype)
-    if activation == 'silu' and torch.is_grad_enabled():
-        y = _conv_silu(x, weight, bias)
-    else:
-        y = _conv(x, weight, bias)
-        y = F.silu(y) if activation == 'silu' else y
+    with no_autocast(x):
+        if activation == 'silu' and torch.is_grad_enabled():
+            y = _conv_silu(x, weight, bias)
+        else:
+            y = _conv(x, weight, bias)
+            y = F.silu(y) if activation == 'silu' else y
     return x + y if residual else y
 
 
@@ -29,15 +33,11 @@ def _conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return F.conv2d(x, weight, bias, padding=1, groups=x.shape[1])
 
 
-@custom_op('mmssm::depthwise_silu', mutates_args=())
-def _conv_silu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return F.silu(_last(_conv(x, weight, bias)), inplace=True)
+def _forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return F.silu(_laid_last(_conv(x, weight, bias)), inplace=True)
 
 
-@custom_op('mmssm::depthwise_silu_adjoint', mutates_args=())
-def _adjoint(
-    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def _adjoint(grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> list[Tensor]:
     y = _conv(x, weight, bias)
     grad = torch.ops.aten.silu_backward(grad, y)
     of_x, of_weight, _ = torch.ops.aten.convolution_backward(
@@ -53,37 +53,25 @@ def _adjoint(
         x.shape[1],
         [True, True, False],
     )
-    return _last(of_x), of_weight.contiguous(), grad.sum((0, 2, 3))
+    return [_laid_last(of_x), of_weight.contiguous(), grad.sum((0, 2, 3))]
 
 
-def _last(x: Tensor) -> Tensor:
+def _laid_last(x: Tensor) -> Tensor:
     """Channels last in memory, the strides that compiled code is promised."""
     return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
 
 
-def _like(x: Tensor) -> Tensor:
-    batch, channels, height, width = x.shape
-    return x.new_empty(batch, height, width, channels).permute(0, 3, 1, 2)
+def _like(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return torch.empty_like(x, memory_format=LAST)
 
 
-@_conv_silu.register_fake
-def _(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return _like(x)
-
-
-@_adjoint.register_fake
-def _(
+def _adjoint_like(
     grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    return _like(x), weight.new_empty(weight.shape), bias.new_empty(bias.shape)
+) -> list[Tensor]:
+    grad_x = torch.empty_like(x, memory_format=LAST)
+    return [grad_x, weight.new_empty(weight.shape), bias.new_empty(bias.shape)]
 
 
-def _save(ctx: FunctionCtx, inputs: tuple, output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
-
-
-def _backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, ...]:
-    return _adjoint(grad, *ctx.saved_tensors)
-
-
-_conv_silu.register_autograd(_backward, setup_context=_save)
+_conv_silu = differentiable(
+    'mmssm::depthwise_silu', _forward, _adjoint, _like, _adjoint_like
+)

@@ -107,7 +107,10 @@ def _adjoint(
 def _plan(
     x: Tensor, weight: Tensor, bias: Tensor
 ) -> tuple[tuple[int], tuple[int, ...], dict]:
-    """The grid; H, W, C, bands and the rows of each; what kernels are compiled for."""
+    """The grid; H, W, C, bands and the rows of each; what kernels are compiled for.
+
+    A band is a multiple of what is computed at a time: only the map's end is cut.
+    """
     batch, channels, height, width = x.shape
     patches = triton.cdiv(width, COLUMNS) * triton.cdiv(channels, CHANNELS) * batch
     bands = min(triton.cdiv(PROGRAMS, patches), triton.cdiv(height, ROWS))
@@ -285,7 +288,7 @@ def _gradients(
                 tl.store(out + cells + at, factor, mask=mask)
                 shift = factor
             else:
-                shift = tl.where(mask, tiles[3 * r + 4].to(ACC), 0.0)
+                shift = tiles[3 * r + 4].to(ACC)  # zero beyond the map
                 if ADD:
                     total += shift
                 tl.store(out + cells + at, total, mask=mask)
