@@ -7,7 +7,7 @@ from parity import assert_equal_in_double
 
 from mmssm.backbones import ConvNeXt
 from mmssm.backbones.convnext import ConvNeXtBlock
-from mmssm.weights.files import detect_family
+from mmssm.weights import detect_family
 
 SMALL = {'channels': 8, 'depths': (1, 2, 1, 1)}
 

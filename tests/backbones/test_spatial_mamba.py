@@ -8,7 +8,7 @@ import torch
 from parity import assert_equal_in_double
 
 from mmssm.backbones import SpatialMamba
-from mmssm.weights.files import from_official
+from mmssm.weights import from_official
 
 TINY = {'channels': 16, 'depths': (1, 1, 2, 1)}
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from mmssm.backbones import VMINet
 from mmssm.layers.separable_attention import RESAMPLE
-from mmssm.weights.files import from_official, save_file
+from mmssm.weights import from_official, save_file
 
 TINY = {'channels': 8, 'depths': (1, 1, 2, 1), 'expand': 2}
 

@@ -20,7 +20,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 from torch import Tensor, nn
 
-from mmssm.openmmlab.engine.errors import UserError
+from mmssm.openmmlab.errors import UserError
 
 DTYPES = {'bf16': torch.bfloat16, 'fp16': torch.float16}
 HALF = tuple(DTYPES.values())

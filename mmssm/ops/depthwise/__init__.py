@@ -20,7 +20,7 @@ def _naive(
 
 def _small(randn: trial.Draw) -> tuple:
     """Arguments for a first try."""
-    x = randn(2, 9, 20, 64).movedim(-1, 1)
+    x = randn(2, 9, 20, 64, low=True).movedim(-1, 1)
     return x, randn(64, 1, 3, 3), randn(64), 'silu', True
 
 
@@ -30,7 +30,7 @@ dispatch.register(
         trial.kernels(
             'depthwise_conv',
             'mmssm.ops.depthwise.triton:depthwise_conv_triton',
-            depthwise_conv_library,
+            widened(depthwise_conv_library),
             _small,
         ),
         dispatch.Implementation('library', depthwise_conv_library),

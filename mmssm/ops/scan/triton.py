@@ -13,7 +13,7 @@ through a buffer with one row for each program, added up by torch: no atomics, t
 bits every time.  The gradient can be taken once: the adjoint has none of its own.
 
 One state per channel and one group, as in Spatial-Mamba, have kernels of their own:
-`mmssm.ops.scan.single`.
+`mmssm.ops.scan.triton_single`.
 """
 
 from typing import Any, NamedTuple
@@ -25,7 +25,7 @@ from torch import Tensor
 
 from mmssm.ops.operator import differentiable
 from mmssm.ops.precision import precision
-from mmssm.ops.scan import single
+from mmssm.ops.scan import triton_single as single
 
 TILE = 2048  # numbers of a tile: 16 for each thread of 4 warps
 TILE_ADJOINT = 1024  # where more of them are alive at a time

@@ -12,7 +12,7 @@ from mmengine.registry import MODELS, DefaultScope
 from random_samples import batch
 
 from mmssm.openmmlab.engine import mixed_precision
-from mmssm.openmmlab.engine.errors import UserError
+from mmssm.openmmlab.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[3]
 CONFIGS = {
