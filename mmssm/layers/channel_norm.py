@@ -1,13 +1,12 @@
 """LayerNorm over the channels of a map."""
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmssm.ops.precision import no_autocast
+from mmssm.ops import channel_norm
 
 
 class ChannelNorm(nn.LayerNorm):
-    """LayerNorm over C at every position of a (B, C, H, W) map.
+    """LayerNorm over C at every position of a (B, C, H, W) map; `ops.channel_norm`.
 
     The result lies channels last in memory; for an input that does, nothing is copied.
     It has the input's dtype, under autocast too: the statistics are in float32
@@ -15,12 +14,4 @@ class ChannelNorm(nn.LayerNorm):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        with no_autocast(x):
-            y = F.layer_norm(
-                x.permute(0, 2, 3, 1),
-                self.normalized_shape,
-                self.weight.to(x.dtype),
-                self.bias.to(x.dtype),
-                self.eps,
-            )
-        return y.permute(0, 3, 1, 2)
+        return channel_norm(x, self.weight, self.bias, self.eps)

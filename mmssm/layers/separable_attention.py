@@ -23,9 +23,10 @@ class SeparableAttention(nn.Module):
     N(0, 0.02^2).
     mix (2,): alpha and beta, ones.
 
-    grid: (h, w) at training.  resample: what a map of another size does, with the
-    weights interpolated from the grid ('bicubic', 'bilinear', 'area', see
-    `ops.resample_positions`), with one context per window of the grid's size
+    grid: (h, w) at training, by default that of stride 4 at 224 x 224.
+    resample: what a map of another size does, with the weights interpolated from the
+    grid ('bicubic', 'bilinear', 'area', see `ops.resample_positions`), with one context
+    per window of the grid's size
     ('window', see `ops.windowed_separable_attention`; bicubic where the map is smaller
     than the grid), or with the mean over the map in place of the learned function, at
     the grid's size too ('mean').  The others are the same function at the grid's size.
@@ -36,8 +37,8 @@ class SeparableAttention(nn.Module):
     def __init__(
         self,
         channels: int,
-        expand: int,
-        grid: tuple[int, int],
+        expand: int = 2,
+        grid: tuple[int, int] = (56, 56),
         resample: str = 'bicubic',
     ) -> None:
         super().__init__()

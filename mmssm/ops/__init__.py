@@ -34,9 +34,11 @@ from mmssm.ops.depthwise import depthwise_conv
 from mmssm.ops.filter import ssm2d, ssm2d_kernel, ssm2d_prepare, ssm2d_support
 from mmssm.ops.fusion import merge_kernels, observe, state_fusion
 from mmssm.ops.gate import gated_norm
+from mmssm.ops.norm import channel_norm
 from mmssm.ops.scan import selective_scan
 
 __all__ = [
+    'channel_norm',
     'depthwise_conv',
     'gated_norm',
     'merge_kernels',

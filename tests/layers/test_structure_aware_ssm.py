@@ -141,4 +141,4 @@ def test_few_maps_are_cast_under_autocast():
     with torch.no_grad(), torch.autocast('cpu', torch.bfloat16), Casts(x.numel()) as c:
         ssm(x)
     # on a CPU the scan, the observation and the gate read copies in float32
-    assert c.count <= 6
+    assert c.count <= 7

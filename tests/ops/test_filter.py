@@ -273,9 +273,9 @@ def test_only_inputs_are_saved():
 @pytest.mark.parametrize('states', FAST)
 def test_operators_are_registered_soundly(complex_states, states):
     x, A, B, C, skip = make(4, 3, complex_states=complex_states)
-    opcheck(operator.filter_maps, (x, A, B, C, skip, 4, 3, 0.0, states))
-    opcheck(operator.filter_maps, (x, A, B, C, None, 2, 3, 1e-3, states))
-    opcheck(operator.kernels_of, (A, B, C, 4, 3, states))
+    opcheck(operator.filter_maps.operator, (x, A, B, C, skip, 4, 3, 0.0, states))
+    opcheck(operator.filter_maps.operator, (x, A, B, C, None, 2, 3, 1e-3, states))
+    opcheck(operator.kernels_of.operator, (A, B, C, 4, 3, states))
 
 
 @pytest.mark.parametrize(

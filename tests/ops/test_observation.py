@@ -91,7 +91,7 @@ def test_only_inputs_are_saved():
 def test_operator_is_registered_soundly():
     h, C, u, D, kernels, alpha = make(4, 6)
     taps = scaled_taps(kernels, alpha).detach().requires_grad_()
-    opcheck(shared_border._observe, (h, C, u, D, taps, [1, 3, 5]))
+    opcheck(shared_border._observe.operator, (h, C, u, D, taps, [1, 3, 5]))
 
 
 def test_gradients_do_not_follow_autocast():

@@ -162,6 +162,6 @@ def test_operator_is_registered_soundly():
     u, delta, A, B, delta_bias = make((2, 4, 2, 2, 5))
     rows = [t.detach().transpose(1, 2).requires_grad_() for t in (u, delta)]
     B = B.detach().permute(0, 3, 1, 2).requires_grad_()
-    opcheck(tree._scan, (*rows, A, B, delta_bias))
+    opcheck(tree._scan.operator, (*rows, A, B, delta_bias))
     u, delta, A, B, delta_bias = make((1, 1, 3, 1, 5))  # strides of B would show
-    opcheck(tree._scan, (u.mT, delta.mT, A, B.permute(0, 3, 1, 2), delta_bias))
+    opcheck(tree._scan.operator, (u.mT, delta.mT, A, B.permute(0, 3, 1, 2), delta_bias))

@@ -22,10 +22,11 @@ CASES = [
 
 @pytest.fixture
 def small_patches(monkeypatch):
-    """Patches inside the map and on each border, two blocks of channels, long runs."""
-    monkeypatch.setattr(fusion, 'PATCH', (4, 4))
-    monkeypatch.setattr(fusion, 'TILE', 32)
-    monkeypatch.setattr(fusion, 'PROGRAMS', 8)
+    """Tiles inside the map and on each border, two blocks of channels, long runs."""
+    monkeypatch.setattr(fusion, 'COLUMNS', 4)
+    monkeypatch.setattr(fusion, 'CHANNELS', 2)
+    monkeypatch.setattr(fusion, 'ROWS', 4)
+    monkeypatch.setattr(fusion, 'PROGRAMS', 4)
 
 
 def make(height, width, dilations=(1, 3, 5), dtype=torch.float64):
@@ -55,18 +56,18 @@ def test_kernels_equal_naive(size, dilations):
 @pytest.mark.parametrize(('size', 'dilations'), [((9, 9), (2,)), ((9, 4), (3,))])
 def test_kernels_equal_naive_in_small_patches(size, dilations):
     inputs = make(*size, dilations)
-    plan, (rows, each) = fusion.patches(inputs[0]), fusion.runs(inputs[0])
-    assert plan.count > 1
+    plan, (count, each) = fusion.walk(inputs[0]), fusion.runs(inputs[0])
+    assert plan.bands > 1
     assert plan.blocks == 2
-    assert rows > 1
+    assert count > 1
     assert each > 1
     assert_kernels_equal_naive(inputs, dilations)
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16])
 def test_kernels_are_as_exact_in_lower_precision(monkeypatch, dtype):
-    # the interpreter adds the cells of a patch one by one, a GPU in a tree
-    monkeypatch.setattr(fusion, 'PATCH', (2, 8))
+    # a program adds its rows one by one
+    monkeypatch.setattr(fusion, 'ROWS', 4)
     inputs = make(7, 11, (2,), torch.float32)
     inputs[0] = inputs[0].detach().to(dtype).requires_grad_()
     results = [
@@ -113,7 +114,10 @@ def test_result_is_the_same_every_time():
 def test_operators_are_registered_soundly():
     h, kernels, alpha = make(3, 2, (2,))
     last = h.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
-    opcheck(torch.ops.mmssm.state_fusion_triton, (last, kernels, alpha, [2]))
+    opcheck(
+        torch.ops.mmssm.observe_triton,
+        (last, None, None, None, kernels, alpha, [2], torch.float64),
+    )
 
 
 def test_compiled_code_keeps_the_operators_whole():

@@ -8,8 +8,8 @@ counted, exported and fused.
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
-from torch.library import custom_op
+
+from mmssm.ops.operator import differentiable
 
 
 def depthwise_conv_library(
@@ -29,15 +29,11 @@ def _conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return F.conv2d(x, weight, bias, padding=1, groups=x.shape[1])
 
 
-@custom_op('mmssm::depthwise_silu', mutates_args=())
-def _conv_silu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def _forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return F.silu(_last(_conv(x, weight, bias)), inplace=True)
 
 
-@custom_op('mmssm::depthwise_silu_adjoint', mutates_args=())
-def _adjoint(
-    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def _adjoint(grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> list[Tensor]:
     y = _conv(x, weight, bias)
     grad = torch.ops.aten.silu_backward(grad, y)
     of_x, of_weight, _ = torch.ops.aten.convolution_backward(
@@ -53,7 +49,7 @@ def _adjoint(
         x.shape[1],
         [True, True, False],
     )
-    return _last(of_x), of_weight.contiguous(), grad.sum((0, 2, 3))
+    return [_last(of_x), of_weight.contiguous(), grad.sum((0, 2, 3))]
 
 
 def _last(x: Tensor) -> Tensor:
@@ -66,24 +62,14 @@ def _like(x: Tensor) -> Tensor:
     return x.new_empty(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
-@_conv_silu.register_fake
-def _(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return _like(x)
+def _adjoint_like(grad: Tensor, x: Tensor, *others: Tensor) -> list[Tensor]:
+    return [_like(x), *(t.new_empty(t.shape) for t in others)]
 
 
-@_adjoint.register_fake
-def _(
-    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    return _like(x), weight.new_empty(weight.shape), bias.new_empty(bias.shape)
-
-
-def _save(ctx: FunctionCtx, inputs: tuple, output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
-
-
-def _backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, ...]:
-    return _adjoint(grad, *ctx.saved_tensors)
-
-
-_conv_silu.register_autograd(_backward, setup_context=_save)
+_conv_silu = differentiable(
+    'mmssm::depthwise_silu',
+    _forward,
+    _adjoint,
+    lambda x, *others: _like(x),
+    _adjoint_like,
+)

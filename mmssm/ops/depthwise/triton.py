@@ -1,169 +1,192 @@
 """The depthwise convolution as Triton kernels that walk down the rows of a map.
 
-A program owns neighbouring columns and channels and a band of rows.  It reads every row
-once, with the columns to the left and to the right, and adds its part to the three
-rows of the result that it touches, which stay in registers.
+A program owns neighbouring columns and channels and a band of rows, several of which it
+computes at a time: what they read is fetched at once, and what they share stays in the
+cache.  Maps lie channels last in memory.
 
-The adjoint walks the same way with the last three rows of the map in registers: it
-computes the convolution anew, from it the gradient before the activation, and adds up
-the gradients of the nine taps and of the bias, reduced once for each program into a
-buffer that torch sums: no atomics, the same bits every time.  The gradient of the map
-is the convolution of that gradient with the taps turned around.
+One kernel of the adjoint takes the neighbours of one map and the numbers of another at
+the cells themselves.  Without an activation these are the gradient and the map: their
+products are the gradients of the nine taps, and the convolution with the taps turned
+around is that of the map.  With one they are the map and the gradient: the convolution
+is computed anew, and the gradient before the activation from it, which the kernel of
+the forward pass convolves afterwards.  Sums run in registers and go through a buffer
+with a row for each program, added up by torch: no atomics, the same bits every time.
 """
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
-from torch.library import custom_op
 
-from mmssm.ops.precision import precision
+from mmssm.ops.operator import differentiable
 
 COLUMNS = 8
 CHANNELS = 64  # 128 bytes of bfloat16
+ROWS = 4  # computed at a time; 2 where registers are needed for more
 PROGRAMS = 2112  # 16 for each multiprocessor of a large GPU
+LAST = torch.channels_last
 SIZES = ['H', 'W', 'bands', 'each']
 
 
 def depthwise_conv_triton(
     x: Tensor, weight: Tensor, bias: Tensor, activation: str | None, residual: bool
 ) -> Tensor:
-    """Same shapes as the naive twin; maps of any dtype, read channels last."""
-    rows = x.permute(0, 2, 3, 1)
-    y = _convolved(rows, weight, bias, activation == 'silu', residual)
-    return y.permute(0, 3, 1, 2)
+    """Same shapes as the naive twin; maps of any dtype, the result channels last."""
+    return _convolved(x, weight, bias, activation == 'silu', residual)
 
 
-def _plan(x: Tensor) -> tuple[tuple[int], int, int]:
-    """The grid, the bands and the rows of each; x: (B, H, W, C)."""
-    batch, height, width, channels = x.shape
-    patches = triton.cdiv(width, COLUMNS) * triton.cdiv(channels, CHANNELS) * batch
-    bands = max(1, min(triton.cdiv(PROGRAMS, patches), triton.cdiv(height, 4)))
-    each = triton.cdiv(height, bands)
-    bands = triton.cdiv(height, each)
-    return (patches * bands,), bands, each
-
-
-@custom_op('mmssm::depthwise_triton', mutates_args=())
-def _convolved(
+def _forward(
     x: Tensor, weight: Tensor, bias: Tensor, silu: bool, residual: bool
 ) -> Tensor:
-    """x: (B, H, W, C)."""
-    x = x.contiguous()
+    x = x.contiguous(memory_format=LAST)
     y = torch.empty_like(x)
-    _convolve(x, weight, bias, y, y, silu, 1 if residual else 0, flip=False)
+    grid, sizes, fixed = _plan(x, weight, bias)
+    with torch.cuda.device_of(x):
+        _convolve[grid](
+            x,
+            weight.contiguous(),
+            bias.contiguous(),
+            x,
+            y,
+            *sizes,
+            SILU=silu,
+            ADD=residual,
+            FLIP=False,
+            **fixed,
+        )
     return y
 
 
-def _convolve(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    other: Tensor,
-    y: Tensor,
-    silu: bool,
-    add: int,
-    flip: bool,
-) -> None:
-    """Fill y; add: 1 adds x and 2 adds `other`."""
-    grid, bands, each = _plan(x)
-    double = precision(x, weight, bias) == torch.float64
+def _adjoint(
+    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, silu: bool, residual: bool
+) -> list[Tensor]:
+    grad, x = grad.contiguous(memory_format=LAST), x.contiguous(memory_format=LAST)
+    grid, sizes, fixed = _plan(x, weight, bias)
+    channels = x.shape[1]
+    parts = grid[0] // triton.cdiv(channels, CHANNELS)
+    dtype = torch.float64 if fixed['ACC'] == tl.float64 else torch.float32
+    of_weight = x.new_empty(parts, channels, 9, dtype=dtype)
+    of_bias = x.new_empty(parts, channels, dtype=dtype)
+    weight, bias = weight.contiguous(), bias.contiguous()
+    grad_x = torch.empty_like(x)
     with torch.cuda.device_of(x):
-        _forward[grid](
-            x,
-            weight.contiguous(),
-            bias.contiguous(),
-            other,
-            y,
-            *x.shape[1:],
-            bands,
-            each,
+        before = torch.empty_like(x) if silu else grad_x
+        _gradients[grid](
+            x if silu else grad,
+            grad if silu else x,
+            weight,
+            bias,
+            before,
+            of_weight,
+            of_bias,
+            *sizes,
             SILU=silu,
-            ADD=add,
-            FLIP=flip,
+            ADD=residual,
+            **fixed | {'ROWS': 2 if silu else ROWS},
+        )
+        if silu:
+            _convolve[grid](
+                before,
+                weight,
+                bias,
+                grad,
+                grad_x,
+                *sizes,
+                SILU=False,
+                ADD=residual,
+                FLIP=True,
+                **fixed,
+            )
+    return [
+        grad_x,
+        of_weight.sum(0).to(weight.dtype).view(weight.shape),
+        of_bias.sum(0).to(bias.dtype),
+    ]
+
+
+def _plan(
+    x: Tensor, weight: Tensor, bias: Tensor
+) -> tuple[tuple[int], tuple[int, ...], dict]:
+    """The grid; H, W, C, bands and the rows of each; what kernels are compiled for."""
+    batch, channels, height, width = x.shape
+    patches = triton.cdiv(width, COLUMNS) * triton.cdiv(channels, CHANNELS) * batch
+    bands = min(triton.cdiv(PROGRAMS, patches), triton.cdiv(height, ROWS))
+    each = triton.cdiv(height, bands * ROWS) * ROWS
+    bands = triton.cdiv(height, each)
+    double = torch.float64 in (x.dtype, weight.dtype, bias.dtype)
+    return (
+        (patches * bands,),
+        (height, width, channels, bands, each),
+        dict(
+            ROWS=ROWS,
             BLOCK_W=COLUMNS,
             BLOCK_C=CHANNELS,
             ACC=tl.float64 if double else tl.float32,
-            num_warps=2,
-        )
-
-
-@custom_op('mmssm::depthwise_triton_adjoint', mutates_args=())
-def _adjoint(
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    silu: bool,
-    residual: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    grad, x = grad.contiguous(), x.contiguous()
-    grid, bands, each = _plan(x)
-    channels = x.shape[3]
-    dtype = precision(x, weight, bias)
-    before = torch.empty_like(x) if silu else grad
-    blocks = triton.cdiv(channels, CHANNELS)
-    sums = x.new_empty(10, grid[0] // blocks, channels, dtype=dtype)
-    with torch.cuda.device_of(x):
-        _sums[grid](
-            grad,
-            x,
-            weight.contiguous(),
-            bias.contiguous(),
-            before,
-            sums,
-            *x.shape[1:],
-            bands,
-            each,
-            SILU=silu,
-            BLOCK_W=COLUMNS,
-            BLOCK_C=CHANNELS,
-            ACC=tl.float64 if dtype == torch.float64 else tl.float32,
             num_warps=4,
-        )
-    grad_x = torch.empty_like(x)
-    add = 2 if residual else 0
-    _convolve(before, weight, bias, grad, grad_x, False, add, flip=True)
-    sums = sums.sum(1)
-    return (
-        grad_x,
-        sums[:9].T.to(weight.dtype).reshape(weight.shape).contiguous(),
-        sums[9].to(bias.dtype, copy=True),
+        ),
     )
 
 
 @triton.jit
 def _place(H, W, C, bands, each, BLOCK_W: tl.constexpr, BLOCK_C: tl.constexpr):
-    """This program's rows, where its columns and channels are, and their masks."""
+    """Which part of the map is this program's.
+
+    part: of the sums; base: of its sample; first, last: rows; j: columns;
+    c: channels.
+    """
     program = tl.program_id(0)
     blocks = tl.cdiv(C, BLOCK_C)
     across = tl.cdiv(W, BLOCK_W)
-    block = program % blocks
     part = program // blocks
-    column = part % across * BLOCK_W + tl.arange(0, BLOCK_W)
-    band = part // across % bands
-    batch = (part // (across * bands)).to(tl.int64)
-    c = block * BLOCK_C + tl.arange(0, BLOCK_C)
-    first = band * each
-    last = tl.minimum(first + each, H)
-    at = batch * H * W * C + column[:, None].to(tl.int64) * C + c[None, :]
-    channel = (c < C)[None, :]
-    left = channel & ((column > 0) & (column <= W))[:, None]
-    here = channel & (column < W)[:, None]
-    right = channel & (column + 1 < W)[:, None]
-    return first, last, at, c, left, here, right, part
+    j = part % across * BLOCK_W + tl.arange(0, BLOCK_W)
+    c = program % blocks * BLOCK_C + tl.arange(0, BLOCK_C)
+    first = part // across % bands * each
+    base = (part // (across * bands)).to(tl.int64) * H * W * C
+    return part, base, first, tl.minimum(first + each, H), j, c
 
 
 @triton.jit
-def _tap(weight, c, k: tl.constexpr, C, ACC: tl.constexpr, FLIP: tl.constexpr):
-    """Tap k of each channel, (1, BLOCK_C)."""
-    at = c * 9 + (8 - k if FLIP else k)
-    return tl.load(weight + at, mask=c < C, other=0.0).to(ACC)[None, :]
+def _taps(weight, c, C, FLIP: tl.constexpr, ACC: tl.constexpr):
+    """One (BLOCK_C,) for each tap."""
+    taps = ()
+    for k in tl.static_range(9):
+        at = c * 9 + (8 - k if FLIP else k)
+        taps = taps + (tl.load(weight + at, mask=c < C, other=0.0).to(ACC),)
+    return taps
+
+
+@triton.jit
+def _near(maps, top, j, c, H, W, C, ROWS: tl.constexpr):
+    """Left, middle and right of ROWS + 2 rows, the first one above `top`."""
+    tiles = ()
+    at = (j * C)[:, None] + c[None, :]
+    channel = (c < C)[None, :]
+    for r in tl.static_range(ROWS + 2):
+        row = top + (r - 1)
+        inside = channel & ((row >= 0) & (row < H))
+        cells = maps + row.to(tl.int64) * W * C
+        left = inside & ((j > 0) & (j <= W))[:, None]
+        here = inside & (j < W)[:, None]
+        right = inside & (j + 1 < W)[:, None]
+        tiles = tiles + (
+            tl.load(cells + (at - C), mask=left, other=0.0),
+            tl.load(cells + at, mask=here, other=0.0),
+            tl.load(cells + (at + C), mask=right, other=0.0),
+        )
+    return tiles
+
+
+@triton.jit
+def _sum(tiles, taps, level, r: tl.constexpr, ACC: tl.constexpr):
+    """The convolution at row r of the tiles, (BLOCK_W, BLOCK_C)."""
+    total = level[None, :] + taps[0][None, :] * tiles[3 * r].to(ACC)
+    for k in tl.static_range(1, 9):
+        total += taps[k][None, :] * tiles[3 * r + k].to(ACC)
+    return total
 
 
 @triton.jit(do_not_specialize=SIZES)
-def _forward(
+def _convolve(
     x,
     weight,
     bias,
@@ -177,165 +200,119 @@ def _forward(
     SILU: tl.constexpr,
     ADD: tl.constexpr,
     FLIP: tl.constexpr,
+    ROWS: tl.constexpr,
     BLOCK_W: tl.constexpr,
     BLOCK_C: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """x, other, y: (B, H, W, C).  FLIP: the adjoint, without bias."""
-    first, last, at, c, left, here, right, _ = _place(
-        H, W, C, bands, each, BLOCK_W, BLOCK_C
-    )
-    w0 = _tap(weight, c, 0, C, ACC, FLIP)
-    w1 = _tap(weight, c, 1, C, ACC, FLIP)
-    w2 = _tap(weight, c, 2, C, ACC, FLIP)
-    w3 = _tap(weight, c, 3, C, ACC, FLIP)
-    w4 = _tap(weight, c, 4, C, ACC, FLIP)
-    w5 = _tap(weight, c, 5, C, ACC, FLIP)
-    w6 = _tap(weight, c, 6, C, ACC, FLIP)
-    w7 = _tap(weight, c, 7, C, ACC, FLIP)
-    w8 = _tap(weight, c, 8, C, ACC, FLIP)
-    level = tl.zeros([BLOCK_W, BLOCK_C], dtype=ACC)
-    if not FLIP:
-        level += tl.load(bias + c, mask=c < C, other=0.0).to(ACC)[None, :]
-    # of the row above the one that is read, and of that one
-    above = level
-    current = level
-    centre = tl.zeros([BLOCK_W, BLOCK_C], dtype=ACC)
-    place = at + (first - 2) * W * C
-    for row in range(first - 1, last + 1):
-        inside = (row >= 0) & (row < H)
-        place += W * C
-        west = tl.load(x + place - C, mask=left & inside, other=0.0).to(ACC)
-        middle = tl.load(x + place, mask=here & inside, other=0.0).to(ACC)
-        east = tl.load(x + place + C, mask=right & inside, other=0.0).to(ACC)
-        done = above + west * w6 + middle * w7 + east * w8
-        if SILU:
-            done = done / (1.0 + tl.exp(-done))
-        if ADD == 1:
-            done += centre
-        mask = here & (row > first)
-        if ADD == 2:
-            done += tl.load(other + place - W * C, mask=mask, other=0.0).to(ACC)
-        tl.store(y + place - W * C, done, mask=mask)
-        above = current + west * w3 + middle * w4 + east * w5
-        current = level + west * w0 + middle * w1 + east * w2
-        centre = middle
+    """x, other, y: (B, H, W, C).  ADD: x.
+
+    FLIP: the adjoint, taps turned around and without bias; ADD is of other.
+    """
+    _, base, first, last, j, c = _place(H, W, C, bands, each, BLOCK_W, BLOCK_C)
+    taps = _taps(weight, c, C, FLIP, ACC)
+    if FLIP:
+        level = tl.zeros([BLOCK_C], dtype=ACC)
+    else:
+        level = tl.load(bias + c, mask=c < C, other=0.0).to(ACC)
+    at = (j * C)[:, None] + c[None, :]
+    here = (j < W)[:, None] & (c < C)[None, :]
+    for step in range(0, tl.cdiv(last - first, ROWS)):
+        top = first + step * ROWS
+        tiles = _near(x + base, top, j, c, H, W, C, ROWS)
+        for r in tl.static_range(ROWS):
+            mask = here & (top + r < last)
+            cells = base + (top + r).to(tl.int64) * W * C
+            total = _sum(tiles, taps, level, r, ACC)
+            if SILU:
+                total = total / (1.0 + tl.exp(-total))
+            if ADD and FLIP:
+                total += tl.load(other + cells + at, mask=mask, other=0.0).to(ACC)
+            elif ADD:
+                total += tiles[3 * r + 4].to(ACC)
+            tl.store(y + cells + at, total, mask=mask)
 
 
 @triton.jit(do_not_specialize=SIZES)
-def _sums(
-    grad,
-    x,
+def _gradients(
+    near,
+    here,
     weight,
     bias,
-    before,
-    sums,
+    out,
+    of_weight,
+    of_bias,
     H,
     W,
     C,
     bands,
     each,
     SILU: tl.constexpr,
+    ADD: tl.constexpr,
+    ROWS: tl.constexpr,
     BLOCK_W: tl.constexpr,
     BLOCK_C: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """grad, x, before: (B, H, W, C).  sums: (10, programs / blocks, C)."""
-    first, last, at, c, left, here, right, part = _place(
-        H, W, C, bands, each, BLOCK_W, BLOCK_C
-    )
-    zero = tl.zeros([BLOCK_W, BLOCK_C], dtype=ACC)
-    l0, m0, r0, l1, m1, r1 = zero, zero, zero, zero, zero, zero
-    s0, s1, s2, s3, s4, s5, s6, s7, s8, s9 = (
-        zero,
-        zero,
-        zero,
-        zero,
-        zero,
-        zero,
-        zero,
-        zero,
-        zero,
-        zero,
-    )
+    """With SILU near is x, here the gradient and out that before the activation.
+
+    Without, near is the gradient, here x and out the gradient of x, to which ADD adds
+    that of the result.  All: (B, H, W, C).  of_weight: (parts, C, 9).  of_bias:
+    (parts, C).
+    """
+    part, base, first, last, j, c = _place(H, W, C, bands, each, BLOCK_W, BLOCK_C)
+    taps = _taps(weight, c, C, not SILU, ACC)
     if SILU:
-        w0 = _tap(weight, c, 0, C, ACC, False)
-        w1 = _tap(weight, c, 1, C, ACC, False)
-        w2 = _tap(weight, c, 2, C, ACC, False)
-        w3 = _tap(weight, c, 3, C, ACC, False)
-        w4 = _tap(weight, c, 4, C, ACC, False)
-        w5 = _tap(weight, c, 5, C, ACC, False)
-        w6 = _tap(weight, c, 6, C, ACC, False)
-        w7 = _tap(weight, c, 7, C, ACC, False)
-        w8 = _tap(weight, c, 8, C, ACC, False)
-        level = tl.load(bias + c, mask=c < C, other=0.0).to(ACC)[None, :]
-    place = at + (first - 2) * W * C
-    for row in range(first - 1, last + 1):
-        inside = (row >= 0) & (row < H)
-        place += W * C
-        l2 = tl.load(x + place - C, mask=left & inside, other=0.0).to(ACC)
-        m2 = tl.load(x + place, mask=here & inside, other=0.0).to(ACC)
-        r2 = tl.load(x + place + C, mask=right & inside, other=0.0).to(ACC)
-        mask = here & (row > first)
-        g = tl.load(grad + place - W * C, mask=mask, other=0.0).to(ACC)
-        if SILU:
-            y = level + l0 * w0 + m0 * w1 + r0 * w2
-            y += l1 * w3 + m1 * w4 + r1 * w5
-            y += l2 * w6 + m2 * w7 + r2 * w8
-            sigmoid = 1.0 / (1.0 + tl.exp(-y))
-            g = g * sigmoid * (1.0 + y * (1.0 - sigmoid))
-            tl.store(before + place - W * C, g, mask=mask)
-        s0 += g * l0
-        s1 += g * m0
-        s2 += g * r0
-        s3 += g * l1
-        s4 += g * m1
-        s5 += g * r1
-        s6 += g * l2
-        s7 += g * m2
-        s8 += g * r2
-        s9 += g
-        l0, m0, r0 = l1, m1, r1
-        l1, m1, r1 = l2, m2, r2
-    parts = tl.num_programs(0) // tl.cdiv(C, BLOCK_C)
-    step = parts.to(tl.int64) * C
-    to = sums + part.to(tl.int64) * C + c
-    tl.store(to, tl.sum(s0, axis=0), mask=c < C)
-    tl.store(to + step, tl.sum(s1, axis=0), mask=c < C)
-    tl.store(to + 2 * step, tl.sum(s2, axis=0), mask=c < C)
-    tl.store(to + 3 * step, tl.sum(s3, axis=0), mask=c < C)
-    tl.store(to + 4 * step, tl.sum(s4, axis=0), mask=c < C)
-    tl.store(to + 5 * step, tl.sum(s5, axis=0), mask=c < C)
-    tl.store(to + 6 * step, tl.sum(s6, axis=0), mask=c < C)
-    tl.store(to + 7 * step, tl.sum(s7, axis=0), mask=c < C)
-    tl.store(to + 8 * step, tl.sum(s8, axis=0), mask=c < C)
-    tl.store(to + 9 * step, tl.sum(s9, axis=0), mask=c < C)
+        level = tl.load(bias + c, mask=c < C, other=0.0).to(ACC)
+    else:
+        level = tl.zeros([BLOCK_C], dtype=ACC)
+    at = (j * C)[:, None] + c[None, :]
+    own = (j < W)[:, None] & (c < C)[None, :]
+    sums = ()
+    for _ in tl.static_range(10):
+        sums = sums + (tl.zeros([BLOCK_W, BLOCK_C], dtype=ACC),)
+    for step in range(0, tl.cdiv(last - first, ROWS)):
+        top = first + step * ROWS
+        tiles = _near(near + base, top, j, c, H, W, C, ROWS)
+        for r in tl.static_range(ROWS):
+            mask = own & (top + r < last)
+            cells = base + (top + r).to(tl.int64) * W * C
+            factor = tl.load(here + cells + at, mask=mask, other=0.0).to(ACC)
+            total = _sum(tiles, taps, level, r, ACC)
+            if SILU:
+                sigmoid = 1.0 / (1.0 + tl.exp(-total))
+                factor = factor * sigmoid * (1.0 + total * (1.0 - sigmoid))
+                tl.store(out + cells + at, factor, mask=mask)
+                shift = factor
+            else:
+                shift = tl.where(mask, tiles[3 * r + 4].to(ACC), 0.0)
+                if ADD:
+                    total += shift
+                tl.store(out + cells + at, total, mask=mask)
+            added = ()
+            for k in tl.static_range(9):
+                added = added + (sums[k] + factor * tiles[3 * r + k].to(ACC),)
+            sums = added + (sums[9] + shift,)
+    row = part.to(tl.int64) * C + c
+    for k in tl.static_range(9):
+        to = row * 9 + (k if SILU else 8 - k)
+        tl.store(of_weight + to, tl.sum(sums[k], axis=0), mask=c < C)
+    tl.store(of_bias + row, tl.sum(sums[9], axis=0), mask=c < C)
 
 
-@_convolved.register_fake
-def _(x: Tensor, weight: Tensor, bias: Tensor, silu: bool, residual: bool) -> Tensor:
-    return x.new_empty(x.shape)
+def _like(
+    x: Tensor, weight: Tensor, bias: Tensor, silu: bool, residual: bool
+) -> Tensor:
+    return torch.empty_like(x, memory_format=LAST)
 
 
-@_adjoint.register_fake
-def _(
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    silu: bool,
-    residual: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    return tuple(t.new_empty(t.shape) for t in (x, weight, bias))
+def _adjoint_like(
+    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, silu: bool, residual: bool
+) -> list[Tensor]:
+    grad_x = torch.empty_like(x, memory_format=LAST)
+    return [grad_x, weight.new_empty(weight.shape), bias.new_empty(bias.shape)]
 
 
-def _save(ctx: FunctionCtx, inputs: tuple, output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:3])
-    ctx.silu, ctx.residual = inputs[3:]
-
-
-def _backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return *_adjoint(grad, *ctx.saved_tensors, ctx.silu, ctx.residual), None, None
-
-
-_convolved.register_autograd(_backward, setup_context=_save)
+_convolved = differentiable(
+    'mmssm::depthwise_triton', _forward, _adjoint, _like, _adjoint_like
+)

@@ -10,8 +10,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
-from torch.library import custom_op
 
 from mmssm.ops import counting
 from mmssm.ops.filter.convolution import (
@@ -23,6 +21,7 @@ from mmssm.ops.filter.convolution import (
 )
 from mmssm.ops.filter.kernels import KernelBank, KernelBankAdjoint
 from mmssm.ops.filter.plan import Plan, filter_macs, kernel_macs
+from mmssm.ops.operator import differentiable
 from mmssm.ops.precision import no_autocast, wide
 
 
@@ -156,8 +155,7 @@ def check_finite(*tensors: Tensor) -> None:
             )
 
 
-@custom_op('mmssm::ssm2d', mutates_args=())
-def filter_maps(
+def _filtered(
     x: Tensor,
     A: Tensor,
     B: Tensor,
@@ -176,7 +174,6 @@ def filter_maps(
         return apply_pieces(x, pieces, A.real.dtype)
 
 
-@custom_op('mmssm::ssm2d_adjoint', mutates_args=())
 def _filter_adjoint(
     grad: Tensor,
     x: Tensor,
@@ -188,15 +185,14 @@ def _filter_adjoint(
     width: int,
     tolerance: float,
     states: str,
-    needs_x: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    needs: list[bool],
+) -> list[Tensor]:
     plan = Plan((height, width), tolerance, states)
-    with no_autocast(x):
-        return filter_adjoint(grad, x, A, B, C, skip, plan, needs_x)
+    grads = filter_adjoint(grad, x, A, B, C, skip, plan, needs[0])
+    return list(grads if skip is not None else grads[:4])
 
 
-@custom_op('mmssm::ssm2d_kernel', mutates_args=())
-def kernels_of(
+def _kernels(
     A: Tensor, B: Tensor, C: Tensor, height: int, width: int, states: str
 ) -> Tensor:
     """The causal kernels, (directions, channels, height, width)."""
@@ -207,25 +203,34 @@ def kernels_of(
     return kernels.flatten(1, 2).contiguous()
 
 
-@custom_op('mmssm::ssm2d_kernel_adjoint', mutates_args=())
 def _kernels_adjoint(
-    grad: Tensor, A: Tensor, B: Tensor, C: Tensor, states: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    ssms, size = A.shape[1], tuple(grad.shape[2:])
-    with no_autocast(A):
-        bank = KernelBankAdjoint(A, B, C, slice(ssms), size, states)
-        bank.add(grad.unflatten(1, (-1, ssms)).permute(2, 0, 1, 3, 4))
-        grad_A, grad_B, grad_C = bank.gradients()
-    return grad_A, grad_B, grad_C.flatten(2, 3).contiguous()
+    grad: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    height: int,
+    width: int,
+    states: str,
+) -> list[Tensor]:
+    ssms = A.shape[1]
+    bank = KernelBankAdjoint(A, B, C, slice(ssms), (height, width), states)
+    bank.add(grad.unflatten(1, (-1, ssms)).permute(2, 0, 1, 3, 4))
+    grad_A, grad_B, grad_C = bank.gradients()
+    return [grad_A, grad_B, grad_C.flatten(2, 3).contiguous()]
 
 
-@filter_maps.register_fake
-def _(x: Tensor, A: Tensor, *rest: object) -> Tensor:
+def _like(x: Tensor, A: Tensor, *rest: object) -> Tensor:
     return torch.empty_like(x, dtype=A.real.dtype)
 
 
-@_filter_adjoint.register_fake
-def _(
+def _kernels_like(
+    A: Tensor, B: Tensor, C: Tensor, height: int, width: int, states: str
+) -> Tensor:
+    size = (*C.shape[1:3], height, width)
+    return torch.empty(size, dtype=A.real.dtype, device=A.device)
+
+
+def _filter_adjoint_like(
     grad: Tensor,
     x: Tensor,
     A: Tensor,
@@ -233,49 +238,19 @@ def _(
     C: Tensor,
     skip: Tensor | None,
     *rest: object,
-) -> tuple[Tensor, ...]:
-    needs_x = rest[-1]
-    return (
-        torch.empty_like(x) if needs_x else x.new_empty(0),
-        *(empty_as(t) for t in (A, B, C)),
-        grad.new_empty(0) if skip is None else empty_as(skip),
-    )
+) -> list[Tensor]:
+    *_, needs = rest
+    grad_x = torch.empty_like(x) if needs[0] else x.new_empty(0)
+    others = [t for t in (A, B, C, skip) if t is not None]
+    return [grad_x, *(empty_as(t) for t in others)]
 
 
-@kernels_of.register_fake
-def _(A: Tensor, B: Tensor, C: Tensor, height: int, width: int, states: str) -> Tensor:
-    size = (*C.shape[1:3], height, width)
-    return torch.empty(size, dtype=A.real.dtype, device=A.device)
-
-
-@_kernels_adjoint.register_fake
-def _(grad: Tensor, A: Tensor, B: Tensor, C: Tensor, states: str) -> tuple[Tensor, ...]:
-    return tuple(empty_as(t) for t in (A, B, C))
-
-
-def _save_filter(ctx: FunctionCtx, inputs: tuple, output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:5])
-    ctx.plan = inputs[5:]
-
-
-def _filter_backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
-    needs = ctx.needs_input_grad
-    grads = _filter_adjoint(grad, *ctx.saved_tensors, *ctx.plan, needs[0])
-    kept = [g if need else None for g, need in zip(grads, needs[:5], strict=True)]
-    return *kept, *(None for _ in ctx.plan)
-
-
-def _save_kernels(ctx: FunctionCtx, inputs: tuple, output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:3])
-    ctx.states = inputs[5]
-
-
-def _kernels_backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return *_kernels_adjoint(grad, *ctx.saved_tensors, ctx.states), None, None, None
-
-
-filter_maps.register_autograd(_filter_backward, setup_context=_save_filter)
-kernels_of.register_autograd(_kernels_backward, setup_context=_save_kernels)
+filter_maps = differentiable(
+    'mmssm::ssm2d', _filtered, _filter_adjoint, _like, _filter_adjoint_like
+)
+kernels_of = differentiable(
+    'mmssm::ssm2d_kernel', _kernels, _kernels_adjoint, _kernels_like
+)
 
 
 def _pad(x: Tensor, channels: int) -> Tensor:

@@ -12,10 +12,8 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
-from torch.library import custom_op
 
-from mmssm.ops.precision import no_autocast
+from mmssm.ops.operator import differentiable
 
 SIDES = (-1, 0, 1)
 BLOCK = 1 << 16  # elements of a product that stays in cache while it is summed
@@ -130,8 +128,7 @@ def _taps_gradient(grad: Tensor, bordered: Tensor, dilations: Sequence[int]) -> 
     return sums.unflatten(0, (-1, 1, 3, 3)).movedim(-1, 1).contiguous()
 
 
-@custom_op('mmssm::observe', mutates_args=())
-def _observe(
+def _forward(
     h: Tensor,
     C: Tensor | None,
     u: Tensor | None,
@@ -146,8 +143,7 @@ def _observe(
     return fused.mul_(C).addcmul_(u, D[:, None, None])
 
 
-@custom_op('mmssm::observe_adjoint', mutates_args=())
-def _observe_adjoint(
+def _adjoint(
     grad: Tensor,
     h: Tensor,
     C: Tensor | None,
@@ -156,22 +152,21 @@ def _observe_adjoint(
     taps: Tensor,
     dilations: Sequence[int],
 ) -> list[Tensor]:
-    """Gradients of h, of the taps and, where given, of C, u and D."""
+    """Gradients of h, of C, u and D where given, and of the taps."""
     if C is None:
         return list(fuse_adjoint(grad, h, taps, dilations))
     grad_C = (fuse(h, taps, dilations).mul_(grad)).sum(1, keepdim=True)
     grad_u = grad * D[:, None, None]
     grad_D = (grad * u).sum((0, 2, 3))
-    return [*fuse_adjoint(grad * C, h, taps, dilations), grad_C, grad_u, grad_D]
+    grad_h, grad_taps = fuse_adjoint(grad * C, h, taps, dilations)
+    return [grad_h, grad_C, grad_u, grad_D, grad_taps]
 
 
-@_observe.register_fake
-def _(h: Tensor, *rest: object) -> Tensor:
+def _like(h: Tensor, *rest: object) -> Tensor:
     return torch.empty_like(h, memory_format=torch.channels_last)
 
 
-@_observe_adjoint.register_fake
-def _(
+def _adjoint_like(
     grad: Tensor,
     h: Tensor,
     C: Tensor | None,
@@ -181,23 +176,11 @@ def _(
     *rest: object,
 ) -> list[Tensor]:
     grad_h = torch.empty_like(h, memory_format=torch.channels_last)
-    grads = [grad_h, taps.new_empty(taps.shape)]
     if C is None:
-        return grads
+        return [grad_h, taps.new_empty(taps.shape)]
     sums = grad.sum(1, keepdim=True)
-    return [*grads, sums, grad * D[:, None, None], D.new_empty(D.shape)]
+    others = [sums, grad * D[:, None, None], D.new_empty(D.shape)]
+    return [grad_h, *others, taps.new_empty(taps.shape)]
 
 
-def _save(ctx: FunctionCtx, inputs: tuple, output: Tensor) -> None:
-    *tensors, ctx.dilations = inputs
-    ctx.save_for_backward(*tensors)
-
-
-def _backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
-    with no_autocast(grad):
-        h, taps, *others = _observe_adjoint(grad, *ctx.saved_tensors, ctx.dilations)
-    C, u, D = others or (None, None, None)
-    return h, C, u, D, taps, None
-
-
-_observe.register_autograd(_backward, setup_context=_save)
+_observe = differentiable('mmssm::observe', _forward, _adjoint, _like, _adjoint_like)

@@ -1,48 +1,48 @@
-"""State fusion, and its observation, as Triton kernels that walk down the rows.
+"""Fusion and observation as Triton kernels near the bandwidth of the memory.
 
     y = C * fusion(h) + D * u
-A program owns a block of columns, a block of channels and a band of rows, which it goes
-down row by row: the rows that the taps share stay in the cache, weights and offsets in
-registers.  Maps are (B, H, W, C) in memory.  The fused states are never stored; the
-fusion alone is the observation without C, D and u.
+The fused states are never stored: the forward pass reads h, C and u and writes y, and
+the adjoint computes them anew.  Without C, D and u it is the fusion.
 
-The adjoint of h gathers, so that no two programs add to one place: a cell collects from
-all that read it.  These are one cell for each tap; cells of the first and the last row
-also stand for the rows beyond, which the same walk adds, and those of the first and the
-last column for the columns beyond, which a small kernel adds afterwards.  Sums over
-cells run in registers and go through a buffer with a row for each program, added up by
-torch: the same bits every time.  The gradient can be taken once.
+Maps are contiguous, channels last.  A program owns neighbouring columns and channels, a
+tile, and walks down the rows of a band; a row it reads is in the cache for as long as
+the taps of later rows need it.  A cell outside the map is the nearest one of the map:
+the columns are clamped once for a program, the rows once for a row.
+
+The adjoint takes two walks.  The first multiplies the gradient by C, keeps the product,
+and sums over cells in registers: for each tap the product times what the tap reads, and
+the gradients of C and D.  Each program writes one row of a buffer, which torch adds up.
+The second gathers: a cell collects the product from all that read it.  These are one
+cell for each tap; the product ends in zeros, one more column and one more row, for
+those outside the map.  Cells on the border are also read from beyond it, and small
+kernels add that.  No atomics: the same bits every time.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
-from torch.library import custom_op
 
+from mmssm.ops.operator import differentiable
 from mmssm.ops.precision import precision
 
-COLUMNS = 16
-TILE = 512  # numbers of a row of a program: 4 for each thread of 4 warps
-PROGRAMS = 1024  # several for each multiprocessor of a large GPU
-ROWS = 8  # least of a band, which reads 2 * 5 more at dilation 5
-LARGEST = 2**31  # numbers of a map that 32 bits can tell apart
-SIZES = ['H', 'W', 'scale_p', 'across', 'blocks', 'bands', 'rows']
+COLUMNS = 8  # of a tile: 56 and 334 are multiples, and 7, 14 and 28 almost
+CHANNELS = 64  # 256 bytes of float32
+ROWS = 32  # at most, of a band: a reach of 5 makes it read 10 more
+PROGRAMS = 1056  # at least, if there are rows for them: 8 for a multiprocessor of 132
 
 
 def state_fusion_triton(
     h: Tensor, kernels: Tensor, alpha: Tensor, dilations: tuple[int, ...]
 ) -> Tensor:
-    """Same shapes as the naive twin; the result lies channels last in memory.
+    """Same shapes as the naive twin, any floating-point dtypes; lies channels last.
 
-    Inputs of any floating-point dtype; sums and the result are in float64 if any of
-    them is and in float32 otherwise.  Raises ValueError for a map of 2^31 numbers.
+    Sums and the result are in float64 if any input is and in float32 otherwise.
     """
     dtype = precision(h, kernels, alpha)
-    return _observed(h, None, None, None, kernels, alpha, dilations, dtype)
+    return _run(h, None, None, None, kernels, alpha, dilations, dtype)
 
 
 def observe_triton(
@@ -53,586 +53,670 @@ def observe_triton(
     kernels: Tensor,
     alpha: Tensor,
     dilations: tuple[int, ...],
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | None,
 ) -> Tensor:
-    """C * fusion(h) + D * u, channels last in memory.
+    """Same shapes as the naive twin, any floating-point dtypes; lies channels last.
 
-    h, u: (B, D, H, W).  C: (B, 1, H, W).  D: (D,).  kernels: (K, D, 1, 3, 3).
-    alpha: (K,).  dtype: of the result, by default that of the sums, which are in
-    float64 if any input is and in float32 otherwise.  Raises ValueError for a map of
-    2^31 numbers.
+    Sums are in float64 if any input is and in float32 otherwise.
     """
     dtype = dtype or precision(h, C, u, D, kernels, alpha)
-    return _observed(h, C, u, D, kernels, alpha, dilations, dtype)
+    return _run(h, C, u, D, kernels, alpha, dilations, dtype)
 
 
 class Walk(NamedTuple):
-    """How a map is divided among programs.
+    """How a batch of maps is divided; the last two are the sizes of a tile.
 
-    columns, channels: of a program, powers of two.  across, blocks: how many of them
-    side by side.  bands: of rows; rows: of each.
+    rows: of a band.  bands: of a map.  across: tiles in a row.  blocks: of channels.
     """
 
-    columns: int
-    channels: int
+    rows: int
+    bands: int
     across: int
     blocks: int
-    bands: int
-    rows: int
+    columns: int
+    channels: int
 
 
 def walk(h: Tensor) -> Walk:
-    """The same for the same shape (B, C, H, W)."""
-    batch, count, height, width = h.shape
-    columns = min(COLUMNS, triton.next_power_of_2(width))
-    channels = min(TILE // columns, triton.next_power_of_2(count), 64)
-    across, blocks = triton.cdiv(width, columns), triton.cdiv(count, channels)
-    wanted = triton.cdiv(PROGRAMS, batch * across * blocks)
-    bands = max(1, min(wanted, height // ROWS))
-    rows = triton.cdiv(height, bands)
-    return Walk(columns, channels, across, blocks, triton.cdiv(height, rows), rows)
+    """The same for the same shape."""
+    batch, channels, height, width = h.shape
+    block = min(CHANNELS, triton.next_power_of_2(channels))
+    blocks, across = triton.cdiv(channels, block), triton.cdiv(width, COLUMNS)
+    bands = triton.cdiv(PROGRAMS, batch * across * blocks)
+    rows = min(ROWS, max(4, triton.cdiv(height, bands)))
+    bands = triton.cdiv(height, rows)
+    return Walk(rows, bands, across, blocks, COLUMNS, block)
 
 
-def taps(kernels: Tensor, alpha: Tensor, dtype: torch.dtype) -> Tensor:
-    """Weights (9 K, C), those of all centres in the first one's place, row 4."""
-    scaled = kernels.to(dtype) * alpha.to(dtype)[:, None, None, None, None]
-    weights = scaled.flatten(2).mT.flatten(0, 1).contiguous()
-    weights[4] = weights[4::9].sum(0)
-    return weights
+def runs(h: Tensor) -> tuple[int, int]:
+    """How many programs sum over cells, for each tile of a row, over how many bands."""
+    plan = walk(h)
+    total = len(h) * plan.bands
+    each = triton.cdiv(total * plan.across * plan.blocks, 2 * PROGRAMS)
+    return triton.cdiv(total, each), each
 
 
-def taps_adjoint(sums: Tensor, kernels: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of kernels and alpha from those of the weights, (rows, 9 K, C).
+def _observe(
+    h: Tensor,
+    C: Tensor | None,
+    u: Tensor | None,
+    D: Tensor | None,
+    kernels: Tensor,
+    alpha: Tensor,
+    dilations: list[int],
+    dtype: torch.dtype,
+) -> Tensor:
+    y, plan = _empty(h, dtype), walk(h)
+    scale, step = _cells(C)
+    with torch.cuda.device_of(h):
+        _forward[(len(h) * plan.bands * plan.across * plan.blocks,)](
+            _rows(h),
+            scale,
+            _rows(u),
+            D if D is None else D.contiguous(),
+            kernels.contiguous(),
+            alpha.contiguous(),
+            y,
+            step,
+            *h.shape[1:],
+            *plan[:4],
+            **_constants(h, C, u, D, kernels, alpha, dilations),
+            num_warps=4,
+        )
+    return y.permute(0, 3, 1, 2)
+
+
+def _observe_adjoint(
+    grad: Tensor,
+    h: Tensor,
+    C: Tensor | None,
+    u: Tensor | None,
+    D: Tensor | None,
+    kernels: Tensor,
+    alpha: Tensor,
+    dilations: list[int],
+    dtype: torch.dtype,
+    needs: list[bool],
+) -> list[Tensor]:
+    constants = _constants(h, C, u, D, kernels, alpha, dilations)
+    wide = torch.float64 if constants['ACC'] == tl.float64 else torch.float32
+    plan, (count, each) = walk(h), runs(h)
+    batch, channels, height, width = h.shape
+    scale, step = _cells(C)
+    kernels, alpha = kernels.contiguous(), alpha.contiguous()
+
+    def new(*size: int) -> Tensor:
+        return torch.empty(size, dtype=wide, device=h.device)
+
+    product = new(batch * height + 1, width + 1, channels)
+    product[:, width] = 0
+    product[batch * height] = 0
+    sums = new(count * plan.across, 8 * len(dilations) + 2, channels)
+    grad_u = sums_C = weights = None
+    if C is not None:
+        grad_u = _empty(h, u.dtype)
+        sums_C = new(plan.blocks, batch, 1, height, width)
+        weights = new(triton.cdiv(channels, 4), 8 * len(dilations) + 1, 4)
+    with torch.cuda.device_of(h):
+        if C is not None:
+            _scaled[(plan.blocks,)](kernels, alpha, weights, channels, **constants)
+        _sums[(count * plan.across * plan.blocks,)](
+            _rows(grad),
+            _rows(h),
+            scale,
+            _rows(u),
+            D if D is None else D.contiguous(),
+            weights,
+            product,
+            grad_u,
+            sums,
+            sums_C,
+            step,
+            *h.shape[1:],
+            *plan[:4],
+            batch,
+            each,
+            AT_ONCE=2,
+            **constants,
+            num_warps=4,
+        )
+    grad_h = h.new_empty(0)
+    if needs[0]:
+        grad_h = _gather(product, h, kernels, alpha, plan, constants).to(h.dtype)
+    total = sums.sum(0, dtype=torch.float64)
+    taps = _taps_adjoint(total[:-1], kernels, alpha)
+    if C is None:
+        return [grad_h, *taps]
+    grad_u = grad_u.permute(0, 3, 1, 2)
+    return [grad_h, sums_C.sum(0).to(C.dtype), grad_u, total[-1].to(D.dtype), *taps]
+
+
+def _gather(
+    product: Tensor,
+    h: Tensor,
+    kernels: Tensor,
+    alpha: Tensor,
+    plan: Walk,
+    constants: dict,
+) -> Tensor:
+    """The gradient of h, (B, C, H, W), from `product`, (B H + 1, W + 1, C)."""
+    batch, channels, height, width = h.shape
+    grad_h = _empty(h, product.dtype)
+    pitch, line = (width + 1) * channels, width * channels
+    horizontal = (width, height, channels, pitch, channels, line, 1, 6, 1)
+    vertical = (height, width, pitch, channels, line, channels, 3, 2, 0)
+    with torch.cuda.device_of(h):
+        _back[(batch * plan.bands * plan.across * plan.blocks,)](
+            product,
+            kernels,
+            alpha,
+            grad_h,
+            batch * height,
+            *h.shape[1:],
+            *plan[:4],
+            **constants,
+            num_warps=2,
+        )
+        for side in (horizontal, vertical):
+            parts = triton.cdiv(side[0], plan.columns)
+            _border[(batch * parts * plan.blocks,)](
+                product,
+                kernels,
+                alpha,
+                grad_h,
+                *side,
+                height * pitch,
+                height * line,
+                channels,
+                parts,
+                plan.blocks,
+                **constants,
+                num_warps=4,
+            )
+    return grad_h.permute(0, 3, 1, 2)
+
+
+def _taps_adjoint(
+    sums: Tensor, kernels: Tensor, alpha: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Gradients of kernels and alpha from those of the taps, (8 K + 1, C).
 
     In double: that of alpha is a sum in which much cancels.
     """
-    grad = sums.sum(0, dtype=torch.float64)
-    grad[4::9] = grad[4].clone()
-    grad = grad.unflatten(0, (-1, 9)).mT.unflatten(2, (1, 3, 3))
+    around = sums[1:].unflatten(0, (-1, 8))
+    centre = sums[:1].expand(len(around), 1, -1)
+    grad = torch.cat([around[:, :4], centre, around[:, 4:]], 1)  # (K, 9, C)
+    grad = grad.mT.unflatten(2, (1, 3, 3))
     grad_alpha = (grad * kernels).flatten(1).sum(1)
-    grad_kernels = grad * alpha[:, None, None, None, None]
-    return (
-        grad_kernels.to(kernels.dtype).contiguous(),
-        grad_alpha.to(alpha.dtype),
-    )
+    grad = grad * alpha[:, None, None, None, None]
+    return grad.to(kernels.dtype).contiguous(), grad_alpha.to(alpha.dtype)
 
 
-def _cells(maps: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, H, W, C), copied if it does not lie so in memory."""
-    return maps.permute(0, 2, 3, 1).contiguous()
+def _empty(h: Tensor, dtype: torch.dtype) -> Tensor:
+    """(B, H, W, C) for h: (B, C, H, W)."""
+    batch, channels, height, width = h.shape
+    size = (batch, height, width, channels)
+    return torch.empty(size, dtype=dtype, device=h.device)
 
 
-def _evenly(scale: Tensor) -> Tensor:
-    """(B, 1, H, W) with one stride from cell to cell, as slices of projections have."""
-    batch, _, height, width = scale.shape
-    cell = scale.stride(3)
-    even = (height * width * cell, width * cell, cell)
-    found = (scale.stride(0), scale.stride(2), scale.stride(3))
-    sizes = (batch, height, width)
-    fits = all(s == 1 or a == b for s, a, b in zip(sizes, found, even, strict=True))
-    return scale if fits and (cell or width == 1) else scale.contiguous()
+def _rows(x: Tensor | None) -> Tensor | None:
+    """(B, C, H, W) -> (B, H, W, C), contiguous; no copy if it lies channels last."""
+    return None if x is None else x.permute(0, 2, 3, 1).contiguous()
 
 
-def _constants(h: Tensor, dilations: list[int], acc: torch.dtype) -> dict:
+def _cells(C: Tensor | None) -> tuple[Tensor | None, int]:
+    """(B, 1, H, W) -> (B H W,) and its stride; no copy of a slice of channels last."""
+    if C is None:
+        return None, 0
+    cells = C.permute(0, 2, 3, 1).reshape(-1)
+    return cells, cells.stride(0)
+
+
+def _constants(h: Tensor, *rest: Tensor | list[int] | None) -> dict:
     """What the kernels are compiled for."""
-    plan, (count, height, width) = walk(h), h.shape[1:]
-    if count * height * width >= LARGEST:
-        raise ValueError(
-            f'h has shape {tuple(h.shape)}, {count * height * width} numbers for each '
-            "sample; the Triton kernels take fewer than 2^31: backend='shared_border'"
-        )
-    furthest = max(height, width)  # all taps from here on read the border
-    near = [min(d, furthest) for d in dilations]
+    *tensors, dilations = rest
+    dtype = precision(h, *(t for t in tensors if t is not None))
+    furthest = max(h.shape[2:])  # all taps from here on read the border
+    plan = walk(h)
     return dict(
-        DILATIONS=sum(d << 16 * k for k, d in enumerate(near)),
-        COUNT=len(near),
-        REACH=max(near),
+        DILATIONS=tuple(min(d, furthest) for d in dilations),
         BLOCK_W=plan.columns,
         BLOCK_C=plan.channels,
-        EVEN=count % plan.channels == 0,
-        ACC=tl.float64 if acc == torch.float64 else tl.float32,
-        num_warps=4,
+        EVEN=h.shape[1] % plan.channels == 0,
+        ACC=tl.float64 if dtype == torch.float64 else tl.float32,
     )
 
 
-def _sizes(h: Tensor) -> tuple[int, ...]:
-    """C, H, W, across, blocks, bands, rows."""
-    return *h.shape[1:], *walk(h)[2:]
-
-
-@custom_op('mmssm::observe_triton', mutates_args=())
-def _observed(
-    h: Tensor,
-    C: Tensor | None,
-    u: Tensor | None,
-    D: Tensor | None,
-    kernels: Tensor,
-    alpha: Tensor,
-    dilations: list[int],
-    dtype: torch.dtype,
-) -> Tensor:
-    y = _empty_observed(h, C, u, D, kernels, alpha, dilations, dtype)
-    acc = precision(*(t for t in (h, C, u, D, kernels, alpha) if t is not None))
-    plan, weights = walk(h), taps(kernels, alpha, acc)
-    scale = C if C is None else _evenly(C)
-    with torch.cuda.device_of(h):
-        _observe[(len(h) * plan.across * plan.blocks * plan.bands,)](
-            _cells(h),
-            scale,
-            u if u is None else _cells(u),
-            D if D is None else D.contiguous(),
-            weights,
-            y.permute(0, 2, 3, 1),
-            0 if scale is None else scale.stride(3),
-            *_sizes(h),
-            **_constants(h, dilations, acc),
-        )
-    return y
-
-
-@custom_op('mmssm::observe_triton_adjoint', mutates_args=())
-def _adjoint(
-    grad: Tensor,
-    h: Tensor,
-    C: Tensor | None,
-    u: Tensor | None,
-    D: Tensor | None,
-    kernels: Tensor,
-    alpha: Tensor,
-    dilations: list[int],
-) -> list[Tensor]:
-    """Gradients of h, kernels, alpha and, where given, of C, u and D."""
-    acc = precision(*(t for t in (h, C, u, D, kernels, alpha) if t is not None))
-    plan, fixed, sizes = walk(h), _constants(h, dilations, acc), _sizes(h)
-    weights, cells, grad = taps(kernels, alpha, acc), _cells(h), _cells(grad)
-    rows = len(h) * plan.across * plan.bands
-    grid = (rows * plan.blocks,)
-    grad_h = torch.empty_like(cells)
-    sums = weights.new_zeros(rows, *weights.shape)
-    others: list[Tensor] = []
-    with torch.cuda.device_of(h):
-        if C is not None:
-            scale, grad_u = _evenly(C), torch.empty_like(_cells(u))
-            scaled = torch.empty_like(grad, dtype=acc)
-            sums_C = weights.new_empty(plan.blocks, *C.shape)
-            sums_D = weights.new_empty(rows, len(D))
-            _observe_cells_back[grid](
-                grad,
-                cells,
-                scale,
-                _cells(u),
-                D.contiguous(),
-                weights,
-                scaled,
-                grad_u,
-                sums_C,
-                sums_D,
-                scale.stride(3),
-                *sizes,
-                **fixed,
-            )
-            grad = scaled
-            others = [
-                sums_C.sum(0).to(C.dtype),
-                grad_u.permute(0, 3, 1, 2),
-                sums_D.sum(0).to(D.dtype),
-            ]
-        _sum_taps[grid](grad, cells, sums, *sizes, **fixed)
-        _spread_rows[grid](grad, weights, grad_h, *sizes, **fixed)
-        down = triton.cdiv(h.shape[2], plan.columns)
-        _spread_columns[(len(h) * plan.blocks * down,)](
-            grad, weights, grad_h, *h.shape[1:], plan.blocks, down, **fixed
-        )
-    return [grad_h.permute(0, 3, 1, 2), *taps_adjoint(sums, kernels, alpha), *others]
+# Compiled once for all of them.  C and its multiples are left to Triton: by 16 or not,
+# they tell how many numbers are read at once.
+SIZES = [
+    *('H', 'W', 'rows', 'bands', 'across', 'blocks', 'batches', 'each', 'scale_step'),
+    *('zeros', 'length', 'depth', 'step', 'jump', 'corners', 'parts'),
+]
 
 
 @triton.jit
-def _place(across, blocks, bands, C, BLOCK_W: tl.constexpr, BLOCK_C: tl.constexpr):
-    """This program's run of sums, batch, band, channels and columns."""
-    program = tl.program_id(0)
-    run = program // blocks
-    c = program % blocks * BLOCK_C + tl.arange(0, BLOCK_C)
-    j = run % across * BLOCK_W + tl.arange(0, BLOCK_W)
-    band = run // across % bands
-    batch = (run // (across * bands)).to(tl.int64)
-    return run, batch, band, c, j
+def _tile(C, W, block, tile, BLOCK_W: tl.constexpr, BLOCK_C: tl.constexpr):
+    """Columns (BLOCK_W, 1), channels (1, BLOCK_C), and which of the cells there are."""
+    j = tile * BLOCK_W + tl.arange(0, BLOCK_W)[:, None]
+    c = block * BLOCK_C + tl.arange(0, BLOCK_C)[None, :]
+    if BLOCK_C >= 4:  # a thread takes four of them, whatever the dtypes
+        c = tl.max_contiguous(tl.multiple_of(c, [1, 4]), [1, 4])
+    return j, c, (j < W) & (c < C)
 
 
 @triton.jit
-def _weights(weights, c, C, COUNT: tl.constexpr, EVEN: tl.constexpr, ACC: tl.constexpr):
-    """One (BLOCK_C,) for each tap; only the first centre is used."""
-    taps = ()
-    for t in tl.static_range(9 * COUNT):
-        if EVEN:
-            taps = taps + (tl.load(weights + t * C + c),)
-        else:
-            taps = taps + (tl.load(weights + t * C + c, mask=c < C, other=0.0),)
-    return taps
-
-
-@triton.jit
-def _read(maps, at, mask, EVEN: tl.constexpr, ACC: tl.constexpr):
-    """Numbers of a map; where EVEN, every place lies in it."""
+def _inside(c, C, EVEN: tl.constexpr):
+    """Channels to read: where there are none, the last one."""
     if EVEN:
-        return tl.load(maps + at).to(ACC)
-    else:
-        return tl.load(maps + at, mask=mask, other=0.0).to(ACC)
+        return c
+    return tl.minimum(c, C - 1)
 
 
 @triton.jit
-def _fused(
-    h,
-    taps,
-    i,
-    j,
-    c,
-    H,
-    W,
+def _near(i, size, DILATIONS: tl.constexpr):
+    """i, and for each dilation the places before and behind it, within the map."""
+    near = (tl.minimum(i, size - 1),)
+    for k in tl.static_range(len(DILATIONS)):
+        near = near + (tl.minimum(tl.maximum(i - DILATIONS[k], 0), size - 1),)
+        near = near + (tl.minimum(tl.maximum(i + DILATIONS[k], 0), size - 1),)
+    return near
+
+
+@triton.jit
+def _offsets(near, factor, c):
+    """near * factor + c for each."""
+    offsets = ()
+    for n in tl.static_range(len(near)):
+        offsets = offsets + (near[n] * factor + c,)
+    return offsets
+
+
+@triton.jit
+def _starts(h, near, line):
+    """Where the rows begin, in 64 bits."""
+    starts = ()
+    for n in tl.static_range(len(near)):
+        starts = starts + (h + near[n].to(tl.int64) * line,)
+    return starts
+
+
+@triton.jit
+def _weight(kernels, alpha, c, C, k, tap, ACC: tl.constexpr):
+    weight = tl.load(kernels + (k * C + c) * 9 + tap).to(ACC)
+    return weight * tl.load(alpha + k).to(ACC)
+
+
+@triton.jit
+def _weights(
+    kernels, alpha, c, C, DILATIONS: tl.constexpr, BACK: tl.constexpr, ACC: tl.constexpr
+):
+    """Of the centre, and eight around it for each dilation; the last first if BACK."""
+    centre = _weight(kernels, alpha, c, C, 0, 4, ACC)
+    for k in tl.static_range(1, len(DILATIONS)):
+        centre += _weight(kernels, alpha, c, C, k, 4, ACC)
+    weights = (centre,)
+    for n in tl.static_range(8 * len(DILATIONS)):
+        tap = n % 8 + n % 8 // 4
+        if BACK:
+            tap = 8 - tap
+        weights = weights + (_weight(kernels, alpha, c, C, n // 8, tap, ACC),)
+    return weights
+
+
+@triton.jit
+def _fours(c, size, BLOCK_C: tl.constexpr, EVEN: tl.constexpr):
+    """Offsets of the first weight of channels; weights lie (C / 4, size, 4)."""
+    at = c // 4 * 4 * size + c % 4
+    if EVEN and BLOCK_C >= 4:
+        at = tl.max_contiguous(tl.multiple_of(at, [1, 4]), [1, 4])
+    return at
+
+
+@triton.jit
+def _scaled(
+    kernels,
+    alpha,
+    weights,
     C,
     DILATIONS: tl.constexpr,
-    COUNT: tl.constexpr,
     BLOCK_W: tl.constexpr,
     BLOCK_C: tl.constexpr,
     EVEN: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """The fused states of a row of cells, (BLOCK_W, BLOCK_C)."""
-    total = tl.zeros([BLOCK_W, BLOCK_C], dtype=ACC)
-    for k in tl.static_range(COUNT):
-        d = (DILATIONS >> (16 * k)) & 0xFFFF
-        for t in tl.static_range(9):
-            if k == 0 or t != 4:
-                row = tl.minimum(tl.maximum(i + (t // 3 - 1) * d, 0), H - 1)
-                column = tl.minimum(tl.maximum(j + (t % 3 - 1) * d, 0), W - 1)
-                at = row * W * C + (column * C)[:, None] + c[None, :]
-                value = _read(h, at, (c < C)[None, :], EVEN, ACC)
-                total += taps[9 * k + t][None, :] * value
-    return total
+    """The weights of all taps as `_sums` reads them again and again."""
+    TAPS: tl.constexpr = 8 * len(DILATIONS)
+    c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
+    inside = tl.minimum(c, C - 1)
+    scaled = _weights(kernels, alpha, inside, C, DILATIONS, False, ACC)
+    for n in tl.static_range(TAPS + 1):
+        at = _fours(c, TAPS + 1, BLOCK_C, False) + 4 * n
+        tl.store(weights + at, scaled[n], mask=c < C)
 
 
 @triton.jit
-def _gathered(
-    grad,
-    taps,
-    i,
-    j,
-    c,
-    here,
-    H,
-    W,
-    C,
-    DILATIONS: tl.constexpr,
-    COUNT: tl.constexpr,
-    BLOCK_W: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-    ACC: tl.constexpr,
-):
-    """What cells that read (i, j) hand back, (BLOCK_W, BLOCK_C); i or j is a vector.
+def _read(starts, columns, N: tl.constexpr, ACC: tl.constexpr):
+    """What tap N of those around the centre reads."""
+    tap: tl.constexpr = N % 8 + N % 8 // 4
+    first: tl.constexpr = 1 + N // 8 * 2
+    row: tl.constexpr = 0 if tap // 3 == 1 else first + tap // 3 // 2
+    column: tl.constexpr = 0 if tap % 3 == 1 else first + tap % 3 // 2
+    return tl.load(starts[row] + columns[column]).to(ACC)
 
-    here: (BLOCK_W, BLOCK_C).  (i, j) may lie beyond the map.
-    """
-    total = tl.zeros([BLOCK_W, BLOCK_C], dtype=ACC)
-    for k in tl.static_range(COUNT):
-        d = (DILATIONS >> (16 * k)) & 0xFFFF
-        for t in tl.static_range(9):
-            if k == 0 or t != 4:
-                row, column = i - (t // 3 - 1) * d, j - (t % 3 - 1) * d
-                inside = (row >= 0) & (row < H) & (column >= 0) & (column < W)
-                at = ((row * W + column) * C)[:, None] + c[None, :]
-                value = tl.load(grad + at, mask=inside[:, None] & here, other=0.0)
-                total += taps[9 * k + t][None, :] * value.to(ACC)
-    return total
+
+@triton.jit
+def _stencil(starts, columns, weights, ACC: tl.constexpr):
+    """Sum of weight times cell over all taps."""
+    fused = weights[0] * tl.load(starts[0] + columns[0]).to(ACC)
+    for k in tl.static_range((len(weights) - 1) // 8):
+        part = weights[8 * k + 1] * _read(starts, columns, 8 * k, ACC)
+        for n in tl.static_range(8 * k + 1, 8 * k + 8):
+            part += weights[n + 1] * _read(starts, columns, n, ACC)
+        fused += part  # sums of few terms are more exact
+    return fused
 
 
 @triton.jit(do_not_specialize=SIZES)
-def _observe(
+def _forward(
     h,
     scale,
     u,
     skip,
-    weights,
+    kernels,
+    alpha,
     y,
-    scale_p,
+    scale_step,
     C,
     H,
     W,
+    rows,
+    bands,
     across,
     blocks,
-    bands,
-    rows,
     DILATIONS: tl.constexpr,
-    COUNT: tl.constexpr,
-    REACH: tl.constexpr,
     BLOCK_W: tl.constexpr,
     BLOCK_C: tl.constexpr,
     EVEN: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """scale: C of the op, or None for the fusion alone.  skip: its D.  C: channels."""
-    _, batch, band, c, j = _place(across, blocks, bands, C, BLOCK_W, BLOCK_C)
-    h += batch * H * W * C
-    y += batch * H * W * C
-    taps = _weights(weights, c, C, COUNT, EVEN, ACC)
-    here = (j < W)[:, None] & (c < C)[None, :]
+    """scale: C of the op, (B H W,).  skip: its D.  C: the channels."""
+    program = tl.program_id(0)
+    rest = program // blocks
+    band = rest // across
+    j, c, here = _tile(C, W, program % blocks, rest % across, BLOCK_W, BLOCK_C)
+    inside = _inside(c, C, EVEN)
+    weights = _weights(kernels, alpha, inside, C, DILATIONS, False, ACC)
+    columns = _offsets(_near(j, W, DILATIONS), C, inside)
+    line = W * C
+    batch = band // bands
+    h += batch.to(tl.int64) * H * line
     if scale is not None:
-        u += batch * H * W * C
-        scale += batch * H * W * scale_p
-        through = tl.load(skip + c, mask=c < C, other=0.0).to(ACC)
-    for i in range(band * rows, tl.minimum(band * rows + rows, H)):
-        total = _fused(
-            h, taps, i, j, c, H, W, C, DILATIONS, COUNT, BLOCK_W, BLOCK_C, EVEN, ACC
-        )
-        at = ((i * W + j) * C)[:, None] + c[None, :]
+        skips = tl.load(skip + inside).to(ACC)
+        cells = tl.minimum(j, W - 1) * scale_step
+    top = band % bands * rows
+    for i in range(top, tl.minimum(top + rows, H)):
+        starts = _starts(h, _near(i, H, DILATIONS), line)
+        fused = _stencil(starts, columns, weights, ACC)
+        row = (batch * H + i).to(tl.int64)
         if scale is not None:
-            s = tl.load(scale + (i * W + j) * scale_p, mask=j < W, other=0.0).to(ACC)
-            seen = tl.load(u + at, mask=here, other=0.0).to(ACC)
-            total = s[:, None] * total + through[None, :] * seen
-        tl.store(y + at, total, mask=here)
+            scales = tl.load(scale + row * W * scale_step + cells).to(ACC)
+            value = tl.load(u + row * line + columns[0]).to(ACC)
+            fused = scales * fused + skips * value
+        tl.store(y + row * line + columns[0], fused, mask=here)
 
 
 @triton.jit(do_not_specialize=SIZES)
-def _observe_cells_back(
+def _sums(
     grad,
     h,
     scale,
     u,
     skip,
     weights,
-    scaled,
+    product,
     grad_u,
-    sums_C,
-    sums_D,
-    scale_p,
-    C,
-    H,
-    W,
-    across,
-    blocks,
-    bands,
-    rows,
-    DILATIONS: tl.constexpr,
-    COUNT: tl.constexpr,
-    REACH: tl.constexpr,
-    BLOCK_W: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-    EVEN: tl.constexpr,
-    ACC: tl.constexpr,
-):
-    """scaled = C grad; grad_u = D grad; sums_C (blocks, B, H, W); sums_D (runs, C)."""
-    run, batch, band, c, j = _place(across, blocks, bands, C, BLOCK_W, BLOCK_C)
-    base = batch * H * W * C
-    taps = _weights(weights, c, C, COUNT, EVEN, ACC)
-    here = (j < W)[:, None] & (c < C)[None, :]
-    through = tl.load(skip + c, mask=c < C, other=0.0).to(ACC)
-    total_D = tl.zeros([BLOCK_W, BLOCK_C], dtype=ACC)
-    block = (tl.program_id(0) % blocks).to(tl.int64)
-    batches = tl.num_programs(0) // (across * blocks * bands)
-    sums_C += (block * batches + batch) * H * W
-    scale += batch * H * W * scale_p
-    for i in range(band * rows, tl.minimum(band * rows + rows, H)):
-        at = ((i * W + j) * C)[:, None] + c[None, :]
-        g = tl.load(grad + base + at, mask=here, other=0.0).to(ACC)
-        s = tl.load(scale + (i * W + j) * scale_p, mask=j < W, other=0.0).to(ACC)
-        seen = tl.load(u + base + at, mask=here, other=0.0).to(ACC)
-        fused = _fused(
-            h + base,
-            taps,
-            i,
-            j,
-            c,
-            H,
-            W,
-            C,
-            DILATIONS,
-            COUNT,
-            BLOCK_W,
-            BLOCK_C,
-            EVEN,
-            ACC,
-        )
-        total_D += g * seen
-        tl.store(scaled + base + at, s[:, None] * g, mask=here)
-        tl.store(grad_u + base + at, through[None, :] * g, mask=here)
-        tl.store(sums_C + i * W + j, tl.sum(g * fused, axis=1), mask=j < W)
-    tl.store(sums_D + run.to(tl.int64) * C + c, tl.sum(total_D, axis=0), mask=c < C)
-
-
-@triton.jit(do_not_specialize=SIZES)
-def _sum_taps(
-    grad,
-    h,
     sums,
+    sums_C,
+    scale_step,
     C,
     H,
     W,
+    rows,
+    bands,
     across,
     blocks,
-    bands,
-    rows,
+    batches,
+    each,
+    AT_ONCE: tl.constexpr,
     DILATIONS: tl.constexpr,
-    COUNT: tl.constexpr,
-    REACH: tl.constexpr,
     BLOCK_W: tl.constexpr,
     BLOCK_C: tl.constexpr,
     EVEN: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """sums (runs, 9 K, C): for each tap the product of grad and what it reads."""
-    run, batch, band, c, j = _place(across, blocks, bands, C, BLOCK_W, BLOCK_C)
-    h += batch * H * W * C
-    grad += batch * H * W * C
-    here = (j < W)[:, None] & (c < C)[None, :]
+    """product: (B H + 1, W + 1, C).  sums: (programs / blocks, 8 K + 2, C).
+
+    sums_C: (blocks, B H W).
+    """
+    TAPS: tl.constexpr = 8 * len(DILATIONS)
+    program = tl.program_id(0)
+    block = program % blocks
+    rest = program // blocks
+    j, c, here = _tile(C, W, block, rest % across, BLOCK_W, BLOCK_C)
+    inside = _inside(c, C, EVEN)
+    columns = _offsets(_near(j, W, DILATIONS), C, inside)
+    line = W * C
+    if scale is not None:
+        skips = tl.load(skip + inside).to(ACC)
+        cells = tl.minimum(j, W - 1) * scale_step
+        fours = weights + _fours(inside, TAPS + 1, BLOCK_C, EVEN)
     totals = ()
-    for t in tl.static_range(9 * COUNT):
+    for _ in tl.static_range(TAPS + 2):  # the last one is for the skip
         totals = totals + (tl.zeros([BLOCK_W, BLOCK_C], dtype=ACC),)
-    for i in range(band * rows, tl.minimum(band * rows + rows, H)):
-        at = ((i * W + j) * C)[:, None] + c[None, :]
-        g = tl.load(grad + at, mask=here, other=0.0).to(ACC)
-        added = ()
-        for k in tl.static_range(COUNT):
-            d = (DILATIONS >> (16 * k)) & 0xFFFF
-            for t in tl.static_range(9):
-                if k == 0 or t != 4:
-                    row = tl.minimum(tl.maximum(i + (t // 3 - 1) * d, 0), H - 1)
-                    column = tl.minimum(tl.maximum(j + (t % 3 - 1) * d, 0), W - 1)
-                    at = row * W * C + (column * C)[:, None] + c[None, :]
-                    value = _read(h, at, (c < C)[None, :], EVEN, ACC)
-                    added = added + (totals[9 * k + t] + g * value,)
-                else:
-                    added = added + (totals[9 * k + t],)
-        totals = added
-    sums += run.to(tl.int64) * 9 * COUNT * C + c
-    for k in tl.static_range(COUNT):
-        for t in tl.static_range(9):
-            if k == 0 or t != 4:
-                summed = tl.sum(totals[9 * k + t], axis=0)
-                tl.store(sums + (9 * k + t) * C, summed, mask=c < C)
+    run = rest // across
+    for band in range(run * each, tl.minimum(run * each + each, batches * bands)):
+        top = band % bands * rows
+        end = tl.minimum(top + rows, H)
+        batch = band // bands
+        map = h + batch.to(tl.int64) * H * line
+        for i in range(top, end, AT_ONCE):
+            starts = ()
+            values = ()
+            products = ()
+            fused = ()
+            for r in tl.static_range(AT_ONCE):
+                row = (batch * H + tl.minimum(i + r, end - 1)).to(tl.int64)
+                there = here & (i + r < end)
+                starts = starts + (_starts(map, _near(i + r, H, DILATIONS), line),)
+                value = tl.load(grad + row * line + columns[0]).to(ACC)
+                value = tl.where(there, value, 0.0)
+                g = value
+                if scale is not None:
+                    g *= tl.load(scale + row * W * scale_step + cells).to(ACC)
+                    tl.store(
+                        grad_u + row * line + columns[0], skips * value, mask=there
+                    )
+                at = row * (W + 1) * C + columns[0]
+                tl.store(product + at, g, mask=there)
+                values = values + (value,)
+                products = products + (g,)
+            more = ()
+            for n in tl.static_range(TAPS + 1):
+                total = totals[n]
+                if scale is not None:
+                    weight = tl.load(fours + 4 * n)
+                mixed = ()
+                for r in tl.static_range(AT_ONCE):
+                    if n == 0:
+                        near = tl.load(starts[r][0] + columns[0]).to(ACC)
+                    else:
+                        near = _read(starts[r], columns, n - 1, ACC)
+                    total += products[r] * near
+                    if scale is not None:
+                        if n == 0:
+                            mixed = mixed + (weight * near,)
+                        else:
+                            mixed = mixed + (fused[r] + weight * near,)
+                fused = mixed
+                more = more + (total,)
+            total = totals[TAPS + 1]
+            if scale is not None:
+                for r in tl.static_range(AT_ONCE):
+                    row = (batch * H + tl.minimum(i + r, end - 1)).to(tl.int64)
+                    total += values[r] * tl.load(u + row * line + columns[0]).to(ACC)
+                    at = (block * batches * H + row) * W + j
+                    cell = tl.sum(values[r] * fused[r], axis=1, keep_dims=True)
+                    tl.store(sums_C + at, cell, mask=(j < W) & (i + r < end))
+            totals = more + (total,)
+    sums += rest.to(tl.int64) * (TAPS + 2) * C
+    for n in tl.static_range(TAPS + 2):
+        total = tl.sum(totals[n], axis=0, keep_dims=True)
+        tl.store(sums + n * C + c, total, mask=c < C)
 
 
 @triton.jit(do_not_specialize=SIZES)
-def _spread_rows(
-    grad,
-    weights,
+def _back(
+    product,
+    kernels,
+    alpha,
     grad_h,
+    zeros,
     C,
     H,
     W,
+    rows,
+    bands,
     across,
     blocks,
-    bands,
-    rows,
     DILATIONS: tl.constexpr,
-    COUNT: tl.constexpr,
-    REACH: tl.constexpr,
     BLOCK_W: tl.constexpr,
     BLOCK_C: tl.constexpr,
     EVEN: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """The gradient of h but for what comes from columns beyond the map."""
-    _, batch, band, c, j = _place(across, blocks, bands, C, BLOCK_W, BLOCK_C)
-    grad += batch * H * W * C
-    grad_h += batch * H * W * C
-    taps = _weights(weights, c, C, COUNT, EVEN, ACC)
-    here = (j < W)[:, None] & (c < C)[None, :]
-    for i in range(band * rows, tl.minimum(band * rows + rows, H)):
-        total = tl.zeros([BLOCK_W, BLOCK_C], dtype=ACC)
-        first = tl.where(i == 0, -REACH, i)
-        last = tl.where(i == H - 1, H - 1 + REACH, i)
-        for r in range(first, last + 1):
-            total += _gathered(
-                grad,
-                taps,
-                r,
-                j,
-                c,
-                here,
-                H,
-                W,
-                C,
-                DILATIONS,
-                COUNT,
-                BLOCK_W,
-                BLOCK_C,
-                ACC,
-            )
-        tl.store(grad_h + ((i * W + j) * C)[:, None] + c[None, :], total, mask=here)
+    """zeros: the row of the product that holds them; its column W does."""
+    program = tl.program_id(0)
+    rest = program // blocks
+    band = rest // across
+    j, c, here = _tile(C, W, program % blocks, rest % across, BLOCK_W, BLOCK_C)
+    inside = _inside(c, C, EVEN)
+    weights = _weights(kernels, alpha, inside, C, DILATIONS, True, ACC)
+    columns = _offsets(_within(j, W, W, 0, DILATIONS), C, inside)
+    pitch = (W + 1) * C
+    first = band // bands * H
+    top = band % bands * rows
+    for i in range(top, tl.minimum(top + rows, H)):
+        near = _within(i, H, zeros, first, DILATIONS)
+        fused = _stencil(_starts(product, near, pitch), columns, weights, ACC)
+        at = (first + i).to(tl.int64) * W * C + columns[0]
+        tl.store(grad_h + at, fused, mask=here)
 
 
-@triton.jit(do_not_specialize=['H', 'W', 'blocks', 'down'])
-def _spread_columns(
-    grad,
-    weights,
+@triton.jit
+def _within(i, size, outside, first, DILATIONS: tl.constexpr):
+    """As `_near`, counted from `first`; `outside` for places not of the map."""
+    near = (tl.where(i < size, first + i, outside),)
+    for k in tl.static_range(len(DILATIONS)):
+        before = i - DILATIONS[k]
+        behind = i + DILATIONS[k]
+        is_before = (before >= 0) & (before < size)
+        near = near + (tl.where(is_before, first + before, outside),)
+        near = near + (tl.where(behind < size, first + behind, outside),)
+    return near
+
+
+@triton.jit(do_not_specialize=SIZES)
+def _border(
+    product,
+    kernels,
+    alpha,
     grad_h,
+    length,
+    depth,
+    along,
+    inward,
+    along_h,
+    inward_h,
+    step,
+    jump,
+    corners,
+    plane,
+    plane_h,
     C,
-    H,
-    W,
+    parts,
     blocks,
-    down,
     DILATIONS: tl.constexpr,
-    COUNT: tl.constexpr,
-    REACH: tl.constexpr,
     BLOCK_W: tl.constexpr,
     BLOCK_C: tl.constexpr,
     EVEN: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """Add to the first and the last column what those beyond the map hand back.
+    """Add to cells on two opposite borders what is read there from beyond them.
 
-    A program owns BLOCK_W cells of both; corners stand for rows beyond, too.
+    A tap d beyond a border reads it from the d cells next to it.  length: of a border;
+    depth: from one to the other.  along, inward: strides of the product, along_h,
+    inward_h of grad_h; plane, plane_h: of a map.  Of the three taps beyond the first
+    border the first has index 0 and the others follow in steps; beyond the second one
+    the index is larger by jump.  corners: whether cells in corners are also read from
+    beyond both borders that meet there.
     """
-    _, batch, part, c, i = _place(1, blocks, down, C, 1, BLOCK_C)
-    top = part * BLOCK_W
-    i = top + tl.arange(0, BLOCK_W)
-    grad += batch * H * W * C
-    grad_h += batch * H * W * C
-    taps = _weights(weights, c, C, COUNT, EVEN, ACC)
-    here = (i < H)[:, None] & (c < C)[None, :]
-    first = tl.where(top == 0, -REACH, 0)
-    last = tl.where(top + BLOCK_W >= H, REACH, 0)
-    for side in range(0, 2):
-        at = ((i * W + side * (W - 1)) * C)[:, None] + c[None, :]
-        total = tl.load(grad_h + at, mask=here, other=0.0).to(ACC)
-        for beyond in range(1, REACH + 1):
-            j = tl.where(side == 0, -beyond, W - 1 + beyond)
-            for shift in range(first, last + 1):
-                stands = (shift == 0) | (i == tl.where(shift < 0, 0, H - 1))
-                total += _gathered(
-                    grad,
-                    taps,
-                    i + shift,
-                    j,
-                    c,
-                    here & stands[:, None],
-                    H,
-                    W,
-                    C,
-                    DILATIONS,
-                    COUNT,
-                    BLOCK_W,
-                    BLOCK_C,
-                    ACC,
-                )
-        tl.debug_barrier()  # a map of one column has both sides in one place
+    program = tl.program_id(0)
+    rest = program // blocks
+    x, c, here = _tile(C, length, program % blocks, rest % parts, BLOCK_W, BLOCK_C)
+    inside = _inside(c, C, EVEN)
+    batch = (rest // parts).to(tl.int64)
+    ends_low = (corners > 0) & (rest % parts == 0)
+    ends_high = (corners > 0) & (rest % parts == parts - 1)
+    for side in range(2):
+        base = product + batch * plane + side * (depth - 1).to(tl.int64) * inward
+        down = (1 - 2 * side) * tl.cast(inward, tl.int64)
+        total = tl.zeros([BLOCK_W, BLOCK_C], dtype=ACC)
+        for k in tl.static_range(len(DILATIONS)):
+            d = DILATIONS[k]
+            deep = tl.minimum(d, depth)
+            wide = tl.minimum(d, length)
+            low = x - d
+            high = x + d
+            # lanes whose tap is not of the map read nothing
+            is_low = here & (low >= 0)
+            is_high = here & (high < length)
+            first = tl.zeros([BLOCK_W, BLOCK_C], dtype=ACC)
+            middle = first
+            last = first
+            for a in range(deep):
+                row = base + a * down + inside
+                last += tl.load(
+                    row + low.to(tl.int64) * along, mask=is_low, other=0.0
+                ).to(ACC)
+                middle += tl.load(
+                    row + x.to(tl.int64) * along, mask=here, other=0.0
+                ).to(ACC)
+                first += tl.load(
+                    row + high.to(tl.int64) * along, mask=is_high, other=0.0
+                ).to(ACC)
+                for b in range(tl.where(ends_low, wide, 0)):
+                    value = tl.load(row + b * tl.cast(along, tl.int64)).to(ACC)
+                    first += tl.where(x == 0, value, 0.0)
+                for b in range(tl.where(ends_high, wide, 0)):
+                    end = (length - 1 - b).to(tl.int64)
+                    value = tl.load(row + end * along).to(ACC)
+                    last += tl.where(x == length - 1, value, 0.0)
+            tap = side * jump
+            total += first * _weight(kernels, alpha, inside, C, k, tap, ACC)
+            total += middle * _weight(kernels, alpha, inside, C, k, tap + step, ACC)
+            total += last * _weight(kernels, alpha, inside, C, k, tap + 2 * step, ACC)
+        at = batch * plane_h + side * (depth - 1).to(tl.int64) * inward_h
+        at += x.to(tl.int64) * along_h + c
+        total += tl.load(grad_h + at, mask=here, other=0.0)
         tl.store(grad_h + at, total, mask=here)
-        tl.debug_barrier()
 
 
-def _empty_observed(
-    h: Tensor,
-    C: Tensor | None,
-    u: Tensor | None,
-    D: Tensor | None,
-    kernels: Tensor,
-    alpha: Tensor,
-    dilations: list[int],
-    dtype: torch.dtype,
-) -> Tensor:
-    return torch.empty_like(h, dtype=dtype, memory_format=torch.channels_last)
+def _like(h: Tensor, *rest: Any) -> Tensor:
+    return _empty(h, rest[-1]).permute(0, 3, 1, 2)
 
 
-@_adjoint.register_fake
-def _(
+def _adjoint_like(
     grad: Tensor,
     h: Tensor,
     C: Tensor | None,
@@ -640,30 +724,17 @@ def _(
     D: Tensor | None,
     kernels: Tensor,
     alpha: Tensor,
-    dilations: list[int],
+    *rest: Any,
 ) -> list[Tensor]:
-    last = torch.channels_last
-    grads = [
-        torch.empty_like(h, memory_format=last),
-        kernels.new_empty(kernels.shape),
-        alpha.new_empty(alpha.shape),
-    ]
-    if C is not None:
-        grad_u = torch.empty_like(u, memory_format=last)
-        grads += [C.new_empty(C.shape), grad_u, D.new_empty(D.shape)]
-    return grads
+    *_, needs = rest
+    grad_h = _empty(h, h.dtype).permute(0, 3, 1, 2) if needs[0] else h.new_empty(0)
+    taps = [kernels.new_empty(kernels.shape), alpha.new_empty(alpha.shape)]
+    if C is None:
+        return [grad_h, *taps]
+    grad_u = _empty(u, u.dtype).permute(0, 3, 1, 2)
+    return [grad_h, C.new_empty(C.shape), grad_u, D.new_empty(D.shape), *taps]
 
 
-def _save(ctx: FunctionCtx, inputs: tuple, output: Tensor) -> None:
-    *tensors, ctx.dilations, _ = inputs
-    ctx.save_for_backward(*tensors)
-
-
-def _backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
-    h, kernels, alpha, *others = _adjoint(grad, *ctx.saved_tensors, ctx.dilations)
-    C, u, D = others or (None, None, None)
-    return h, C, u, D, kernels, alpha, None, None
-
-
-_observed.register_fake(_empty_observed)
-_observed.register_autograd(_backward, setup_context=_save)
+_run = differentiable(
+    'mmssm::observe_triton', _observe, _observe_adjoint, _like, _adjoint_like
+)

@@ -12,14 +12,9 @@ from mmssm.ops.precision import no_autocast, widened
 __all__ = ['gated_norm']
 
 
-def _triton(y: Tensor, z: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    from mmssm.ops.gate.triton import gated_norm_triton
-
-    return gated_norm_triton(y, z, weight, bias, eps)
-
-
 def _naive(y: Tensor, z: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    return widened(gated_norm_naive)(y, z, weight, bias, eps).to(z.dtype)
+    with no_autocast(y):
+        return widened(gated_norm_naive)(y, z, weight, bias, eps).to(z.dtype)
 
 
 def _small(randn: Callable[..., Tensor]) -> tuple:
@@ -31,7 +26,12 @@ def _small(randn: Callable[..., Tensor]) -> tuple:
 dispatch.register(
     'gated_norm',
     [
-        trial.kernels('gated_norm', _triton, gated_norm_recomputed, _small),
+        trial.kernels(
+            'gated_norm',
+            'mmssm.ops.gate.triton:gated_norm_triton',
+            gated_norm_recomputed,
+            _small,
+        ),
         dispatch.Implementation('recomputed', gated_norm_recomputed),
         dispatch.Implementation('naive', _naive),
     ],
@@ -59,8 +59,7 @@ def gated_norm(
 
     y, z: (B, C, H, W).  weight, bias: (C,).  Returns (B, C, H, W) in z's dtype,
     channels last in memory; computed in float64 if any input is and in float32
-    otherwise, autocast or not.  Only the inputs are saved for the adjoint, and two
-    numbers for each position.
+    otherwise, autocast or not.  Only the inputs are saved for the adjoint.
     backend: 'triton', the default on a GPU; 'recomputed', the default elsewhere;
     'naive', the definition.
 
@@ -80,5 +79,4 @@ def gated_norm(
                 f'{name} has shape {tuple(value.shape)}; expected (C={y.shape[1]},)'
             )
     run = dispatch.choose('gated_norm', backend, y, z, weight, bias)
-    with no_autocast(y):
-        return run(y, z, weight, bias, eps)
+    return run(y, z, weight, bias, eps)

@@ -8,77 +8,67 @@ exported and fused.
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
-from torch.library import custom_op
 
-from mmssm.ops.precision import precision
+from mmssm.ops.operator import differentiable
+from mmssm.ops.precision import no_autocast, precision
+
+LAST = torch.channels_last
 
 
 def gated_norm_recomputed(
     y: Tensor, z: Tensor, weight: Tensor, bias: Tensor, eps: float
 ) -> Tensor:
     """Same shapes as the naive twin; the result lies channels last."""
-    y, z = (t.permute(0, 2, 3, 1) for t in (y, z))
     run = _gated if torch.is_grad_enabled() else _gate
-    return run(y, z, weight, bias, eps).permute(0, 3, 1, 2)
+    with no_autocast(y):
+        return run(y, z, weight, bias, eps)
 
 
 def _gate(y: Tensor, z: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """y, z: (B, H, W, C)."""
     dtype = precision(y, z, weight, bias)
-    normed = F.layer_norm(
-        y.to(dtype), y.shape[-1:], weight.to(dtype), bias.to(dtype), eps
-    )
-    return (normed * F.silu(z.to(dtype))).to(z.dtype)
+    y, gate = y.permute(0, 2, 3, 1).to(dtype), z.permute(0, 2, 3, 1).to(dtype)
+    normed = F.layer_norm(y, y.shape[-1:], weight.to(dtype), bias.to(dtype), eps)
+    return (normed * F.silu(gate)).to(z.dtype).permute(0, 3, 1, 2)
 
 
-@custom_op('mmssm::gated_norm', mutates_args=())
-def _gated(y: Tensor, z: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """y, z: (B, H, W, C)."""
-    return _gate(y, z, weight, bias, eps).contiguous()
+def _forward(y: Tensor, z: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    return _gate(y, z, weight, bias, eps).contiguous(memory_format=LAST)
 
 
-@custom_op('mmssm::gated_norm_adjoint', mutates_args=())
 def _adjoint(
     grad: Tensor, y: Tensor, z: Tensor, weight: Tensor, bias: Tensor, eps: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> list[Tensor]:
     dtype = precision(y, z, weight, bias)
-    wide_y, wide_z, wide_grad, gain, shift = (
-        t.to(dtype) for t in (y, z, grad, weight, bias)
-    )
-    normed, mean, rstd = torch.native_layer_norm(wide_y, y.shape[-1:], gain, shift, eps)
+    wide_y, wide_z, wide_grad = (t.permute(0, 2, 3, 1).to(dtype) for t in (y, z, grad))
+    gain, shift, size = weight.to(dtype), bias.to(dtype), weight.shape
+    normed, mean, rstd = torch.native_layer_norm(wide_y, size, gain, shift, eps)
     grad_z = torch.ops.aten.silu_backward(normed.mul_(wide_grad), wide_z)
     grad_normed = F.silu(wide_z).mul_(wide_grad)
     grad_y, grad_weight, grad_bias = torch.ops.aten.native_layer_norm_backward(
-        grad_normed, wide_y, y.shape[-1:], mean, rstd, gain, shift, [True] * 3
+        grad_normed, wide_y, size, mean, rstd, gain, shift, [True] * 3
     )
-    return (
-        grad_y.to(y.dtype).contiguous(),
-        grad_z.to(z.dtype).contiguous(),
+    return [
+        _laid_last(grad_y.to(y.dtype)),
+        _laid_last(grad_z.to(z.dtype)),
         grad_weight.to(weight.dtype),
         grad_bias.to(bias.dtype),
-    )
+    ]
 
 
-@_gated.register_fake
-def _(y: Tensor, z: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    return z.new_empty(z.shape)
+def _laid_last(rows: Tensor) -> Tensor:
+    """(B, H, W, C) -> (B, C, H, W), channels last in memory."""
+    return rows.contiguous().permute(0, 3, 1, 2)
 
 
-@_adjoint.register_fake
-def _(
+def _like(y: Tensor, z: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    return torch.empty_like(z, memory_format=LAST)
+
+
+def _adjoint_like(
     grad: Tensor, y: Tensor, z: Tensor, weight: Tensor, bias: Tensor, eps: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return tuple(t.new_empty(t.shape) for t in (y, z, weight, bias))
+) -> list[Tensor]:
+    maps = [torch.empty_like(t, memory_format=LAST) for t in (y, z)]
+    return [*maps, weight.new_empty(weight.shape), bias.new_empty(bias.shape)]
 
 
-def _save(ctx: FunctionCtx, inputs: tuple, output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:4])
-    ctx.eps = inputs[4]
-
-
-def _backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return *_adjoint(grad, *ctx.saved_tensors, ctx.eps), None
-
-
-_gated.register_autograd(_backward, setup_context=_save)
+_gated = differentiable('mmssm::gated_norm', _forward, _adjoint, _like, _adjoint_like)

@@ -14,8 +14,8 @@ contiguous channels; a channels-last input is not copied.
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
-from torch.library import custom_op
+
+from mmssm.ops.operator import differentiable
 
 
 def selective_scan_tree(
@@ -32,8 +32,9 @@ def selective_scan_tree(
     return states.permute(0, 2, 3, 1)
 
 
-@custom_op('mmssm::selective_scan', mutates_args=())
-def _scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor) -> Tensor:
+def _states(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor
+) -> Tensor:
     """u, delta: (B, L, D); A: (D, N); B: (B, L, G, N); delta_bias: (D,)."""
     u, delta = u.contiguous(), delta.contiguous()
     dt = F.softplus(delta + delta_bias)
@@ -42,8 +43,7 @@ def _scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor) ->
     return h
 
 
-@custom_op('mmssm::selective_scan_adjoint', mutates_args=())
-def _scan_adjoint(
+def _adjoint(
     grad: Tensor,
     u: Tensor,
     delta: Tensor,
@@ -74,33 +74,17 @@ def _scan_adjoint(
     return grad_u, grad_delta, grad_A, grad_B, grad_delta.sum((0, 1))
 
 
-@_scan.register_fake
-def _(u: Tensor, delta: Tensor, A: Tensor, *rest: object) -> Tensor:
+def _like(u: Tensor, delta: Tensor, A: Tensor, *rest: object) -> Tensor:
     return u.new_empty((*u.shape, A.shape[1]))
 
 
-@_scan_adjoint.register_fake
-def _(
-    grad: Tensor,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    delta_bias: Tensor,
-    h: Tensor,
-) -> tuple[Tensor, ...]:
-    return tuple(t.new_empty(t.shape) for t in (u, delta, A, B, delta_bias))
+def _adjoint_like(grad: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+    return tuple(t.new_empty(t.shape) for t in inputs[:-1])
 
 
-def _save(ctx: FunctionCtx, inputs: tuple, output: Tensor) -> None:
-    ctx.save_for_backward(*inputs, output)
-
-
-def _backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, ...]:
-    return _scan_adjoint(grad, *ctx.saved_tensors)
-
-
-_scan.register_autograd(_backward, setup_context=_save)
+_scan = differentiable(
+    'mmssm::selective_scan', _states, _adjoint, _like, _adjoint_like, keeps_result=True
+)
 
 
 def _decay(dt: Tensor, A: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ through a buffer with one row for each program, added up by torch: no atomics, t
 bits every time.  The gradient can be taken once: the adjoint has none of its own.
 
 One state per channel and one group, as in Spatial-Mamba, have kernels of their own:
-`mmssm.ops.scan.single`.
+`mmssm.ops.scan.triton_single`.
 """
 
 from typing import Any, NamedTuple
@@ -22,11 +22,10 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
-from torch.library import custom_op
 
+from mmssm.ops.operator import differentiable
 from mmssm.ops.precision import precision
-from mmssm.ops.scan import single
+from mmssm.ops.scan import triton_single as single
 
 TILE = 2048  # numbers of a tile: 16 for each thread of 4 warps
 TILE_ADJOINT = 1024  # where more of them are alive at a time
@@ -43,7 +42,7 @@ def selective_scan_triton(
     Inputs of any floating-point dtype and strides are read as they are; sums are in
     float64 if any of them is and in float32 otherwise.
     """
-    return _states(u, delta, A, B, delta_bias).permute(0, 3, 2, 1)
+    return _scanned(u, delta, A, B, delta_bias).permute(0, 3, 2, 1)
 
 
 class Tiles(NamedTuple):
@@ -80,7 +79,6 @@ def tiles(u: Tensor, B: Tensor, most: int) -> Tiles:
     return Tiles(positions, states, width, blocks, triton.cdiv(total, length), length)
 
 
-@custom_op('mmssm::selective_scan_triton', mutates_args=())
 def _states(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor
 ) -> Tensor:
@@ -97,7 +95,6 @@ def _states(
     return h
 
 
-@custom_op('mmssm::selective_scan_triton_adjoint', mutates_args=())
 def _adjoint(
     grad: Tensor,
     u: Tensor,
@@ -107,7 +104,7 @@ def _adjoint(
     delta_bias: Tensor,
     h: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of u and delta, (B, L, D), A, B (B, L, G, N) and delta_bias."""
+    """Gradients of u, delta, A, B and delta_bias, in their shapes."""
     if B.shape[1:3] == (1, 1):
         return single.adjoint(grad, u, delta, A, B, delta_bias, h)
     batch, length, count, channels = h.shape
@@ -125,10 +122,10 @@ def _adjoint(
     strides = (*grad.stride(), *u.stride(), *delta.stride(), *B.stride())
     _walk(_scan_back, inputs, outputs, strides, plan, h)
     return (
-        grad_u,
-        grad_delta,
+        grad_u.transpose(1, 2),
+        grad_delta.transpose(1, 2),
         grad_A.sum(0).mT.to(A.dtype).contiguous(),
-        grad_B.sum(0).to(B.dtype),
+        grad_B.sum(0).to(B.dtype).permute(0, 2, 3, 1),
         grad_bias.sum(0).to(delta_bias.dtype),
     )
 
@@ -483,8 +480,7 @@ def _empty_states(
     )
 
 
-@_adjoint.register_fake
-def _(
+def _adjoint_like(
     grad: Tensor,
     u: Tensor,
     delta: Tensor,
@@ -496,28 +492,19 @@ def _(
     batch, channels, length = u.shape
     groups, count = B.shape[1:3]
     return (
-        u.new_empty(batch, length, channels),
-        delta.new_empty(batch, length, channels),
+        u.new_empty(batch, length, channels).transpose(1, 2),
+        delta.new_empty(batch, length, channels).transpose(1, 2),
         A.new_empty(A.shape),
-        B.new_empty(batch, length, groups, count),
+        B.new_empty(batch, length, groups, count).permute(0, 2, 3, 1),
         delta_bias.new_empty(channels),
     )
 
 
-def _save(ctx: FunctionCtx, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs, output)
-
-
-def _backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
-    grad_u, grad_delta, grad_A, grad_B, grad_bias = _adjoint(grad, *ctx.saved_tensors)
-    return (
-        grad_u.transpose(1, 2),
-        grad_delta.transpose(1, 2),
-        grad_A,
-        grad_B.permute(0, 2, 3, 1),
-        grad_bias,
-    )
-
-
-_states.register_fake(_empty_states)
-_states.register_autograd(_backward, setup_context=_save)
+_scanned = differentiable(
+    'mmssm::selective_scan_triton',
+    _states,
+    _adjoint,
+    _empty_states,
+    _adjoint_like,
+    keeps_result=True,
+)

@@ -82,7 +82,7 @@ def adjoint(
     bias: Tensor,
     h: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of u and delta, (B, L, D), A, B (B, L, 1, 1) and bias."""
+    """Gradients of u, delta, A, B and bias, in their shapes."""
     batch, length, _, channels = h.shape
     plan = segments_of(batch, channels, length)
     grad_u, grad_delta = (
@@ -96,10 +96,10 @@ def adjoint(
     given = (grad.contiguous(), h, grad_u, grad_delta, grad_A, grad_B, grad_bias)
     _walk(_scan_back, inputs, given, step, plan, h)
     return (
-        grad_u,
-        grad_delta,
+        grad_u.transpose(1, 2),
+        grad_delta.transpose(1, 2),
         grad_A.sum(0)[:, None].to(A.dtype),
-        grad_B.sum(0)[:, :, None, None].to(B.dtype),
+        grad_B.sum(0)[:, None, None].to(B.dtype),
         grad_bias.sum(0).to(bias.dtype),
     )
 

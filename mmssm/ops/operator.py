@@ -1,0 +1,159 @@
+"""A custom operator and its gradient, written once.
+
+    run = differentiable('mmssm::op', forward, adjoint, like)
+Whoever records a graph (torch.compile, torch.export, fake tensors, counters) sees one
+operator and its adjoint, kept whole.  Eager calls go through an autograd function
+straight to `forward` and `adjoint`, which costs a tenth of an operator's way through
+the dispatcher.
+
+What cannot be differentiated is said here, by name: there is no forward mode, no second
+derivative and no batching rule.
+"""
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.library import custom_op
+from torch.nn import Parameter
+
+from mmssm.ops.precision import no_autocast
+
+PLAIN = (Tensor, Parameter)
+
+
+def differentiable(
+    name: str,
+    forward: Callable[..., Tensor],
+    adjoint: Callable[..., Sequence[Tensor]],
+    like: Callable[..., Tensor],
+    adjoint_like: Callable[..., Sequence[Tensor]] | None = None,
+    *,
+    keeps_result: bool = False,
+) -> Callable[..., Tensor]:
+    """What computes `forward` and is differentiated by `adjoint`.
+
+    name: of the operator, 'mmssm::NAME'; the adjoint's ends in '_adjoint'.
+    forward: of tensors, which may be None, and other arguments; all annotated, since
+    the operator's schema is read from them.  It may give a tuple: the result, then what
+    only the adjoint needs.
+    adjoint: (gradient of the result, *the same arguments) -> gradients of the tensors
+    that are not None, in their order; with keeps_result all that `forward` gave follows
+    the arguments, and where it has a parameter `needs: list[bool]` it is told last
+    which of the arguments ask for a gradient.  It runs outside of autocast.
+    like: an empty result for the arguments; adjoint_like: empty gradients for the
+    adjoint's, by default (without keeps_result) like the tensors, contiguous.
+    """
+    operator = custom_op(name, forward, mutates_args=())
+    adjoint_operator = custom_op(f'{name}_adjoint', adjoint, mutates_args=())
+    told = 'needs' in inspect.signature(adjoint).parameters
+    operator.register_fake(like)
+    adjoint_operator.register_fake(adjoint_like or _like_inputs)
+
+    def save(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        ctx.places = [isinstance(value, Tensor) for value in inputs]
+        ctx.others = [v for v in inputs if not isinstance(v, Tensor)]
+        tensors = [v for v in inputs if isinstance(v, Tensor)]
+        results = output if isinstance(output, tuple) else (output,)
+        ctx.save_for_backward(*tensors, *(results if keeps_result else ()))
+
+    def back(
+        run: Callable[..., Sequence[Tensor]], ctx: Any, grad: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        tensors, others = iter(ctx.saved_tensors), iter(ctx.others)
+        inputs = [next(tensors if place else others) for place in ctx.places]
+        needs = list(ctx.needs_input_grad)
+        with no_autocast(grad):
+            found = run(grad, *inputs, *tensors, *([needs] if told else []))
+        grads = iter(found)
+        every = [next(grads) if place else None for place in ctx.places]
+        return tuple(g if need else None for g, need in zip(every, needs, strict=True))
+
+    def recorded_back(
+        ctx: Any, grad: Tensor, *unused: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        return back(adjoint_operator, ctx, grad)
+
+    def direct_back(
+        ctx: Any, grad: Tensor, *unused: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        run = adjoint_operator if _recorded((grad,)) else adjoint
+        grads = back(run, ctx, grad)
+        if torch.is_grad_enabled() and grad.requires_grad:
+            grads = tuple(g if g is None else _Once.apply(name, g, grad) for g in grads)
+        return grads
+
+    def refuse(ctx: Any, *tangents: Any) -> Tensor:
+        raise NotImplementedError(
+            f"{name} has no forward-mode derivative; backend='naive' of the op has one"
+        )
+
+    operator.register_autograd(recorded_back, setup_context=save)
+    members = {
+        'forward': staticmethod(forward),
+        'setup_context': staticmethod(save),
+        'backward': staticmethod(direct_back),
+        'jvp': staticmethod(refuse),
+    }
+    direct = type(name.replace('::', '_'), (Function,), members)
+
+    def run(*inputs: Any) -> Tensor:
+        if _recorded(inputs):
+            found = operator(*inputs)
+        elif _transformed() or torch.is_grad_enabled():
+            found = direct.apply(*inputs)
+        else:
+            found = forward(*inputs)
+        return found[0] if isinstance(found, tuple) else found
+
+    run.__name__ = run.__qualname__ = name.partition('::')[2]
+    run.operator = operator
+    return run
+
+
+class _Once(Function):
+    """A gradient that cannot be differentiated again."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(name: str, grad: Tensor, root: Tensor) -> Tensor:
+        return grad.view_as(grad)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        ctx.name = inputs[0]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> None:
+        raise NotImplementedError(
+            f"{ctx.name} has no second derivative; backend='naive' of the op has one"
+        )
+
+
+def _like_inputs(grad: Tensor, *inputs: Any) -> list[Tensor]:
+    contiguous = torch.contiguous_format
+    return [
+        torch.empty_like(value, memory_format=contiguous)
+        for value in inputs
+        if isinstance(value, Tensor)
+    ]
+
+
+def _recorded(inputs: Sequence[Any]) -> bool:
+    """Whether a graph or a mode wants to see an operator."""
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
+        return True
+    tensors = [value for value in inputs if isinstance(value, Tensor)]
+    return any(t.is_meta or type(t) not in PLAIN for t in tensors) or (
+        torch.jit.is_tracing()
+    )
+
+
+def _transformed() -> bool:
+    """Whether forward-mode derivatives or transforms of torch.func may be under way."""
+    level = torch.autograd.forward_ad._current_level
+    return level >= 0 or torch._C._are_functorch_transforms_active()
