@@ -54,7 +54,8 @@ def create_model(
     the first convolution.  out_indices belongs to features_only.
 
     Raises ValueError for an unknown name, for options that exclude one another, and
-    for weights that do not fit; TypeError for an unknown option; FileNotFoundError.
+    for weights that do not fit or that nobody released; TypeError for an unknown
+    option; FileNotFoundError; `mmssm.weights.DownloadError`, an OSError.
     """
     if name not in MODELS:
         raise ValueError(

@@ -1,6 +1,7 @@
 """Every config builds and agrees with its name and metafile; the smallest run."""
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,8 @@ from mmengine.registry import (
 )
 from random_samples import ORIGINAL, RESIZED, batch, write_sample
 from torch import nn
+
+from mmssm.weights import RELEASED, DownloadError, download, official_name
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / 'configs'
@@ -207,15 +210,38 @@ def test_pipelines_and_flipped_scales(cfg, tmp_path):
 
 @each_tiny
 def test_unknown_key_and_missing_weights_are_named(cfg, monkeypatch, tmp_path):
+    def no_network(*_):
+        raise OSError('no network')
+
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('MMSSM_HOME', str(tmp_path / 'weights'))
+    monkeypatch.setitem(sys.modules, 'gdown', None)
+    monkeypatch.setattr(download, '_go_on', no_network)
+    monkeypatch.setattr(download, 'TRIES', 1)
     weights = cfg.model.backbone.get('init_cfg')
     if weights is not None:
         backbone = MODELS.build(cfg.model.backbone)
-        with pytest.raises(FileNotFoundError, match='init_cfg=None') as error:
+        assert not (tmp_path / 'weights').exists()  # building does not download
+        error = DownloadError if weights.checkpoint == 'official' else FileNotFoundError
+        with pytest.raises(error, match='init_cfg=None') as caught:
             backbone.init_weights()
-        assert weights.checkpoint in str(error.value)
+        name = official_name(backbone.family, backbone.arch)
+        named = name if error is DownloadError else weights.checkpoint
+        assert named in str(caught.value)
+        assert '\n' not in str(caught.value)
     with pytest.raises(TypeError, match='droppath_rate'):
         MODELS.build(dict(cfg.model.backbone, droppath_rate=0.1))
+
+
+@each_recipe
+def test_released_classifiers_are_where_training_starts(cfg):
+    backbone = cfg.model.backbone
+    family = {'mmssm.SpatialMamba': 'spatial_mamba', 'mmssm.VMINet': 'vminet'}
+    name = f'{family.get(backbone.type)}_{backbone.get("arch")}'
+    official = backbone.get('init_cfg') == dict(
+        type='Pretrained', checkpoint='official'
+    )
+    assert official == (name in RELEASED)
 
 
 def test_metafiles_list_every_config():

@@ -4,6 +4,5 @@ model = dict(
     backbone=dict(
         arch='small',
         drop_path_rate=0.3,
-        init_cfg=dict(checkpoint='checkpoints/spatialmamba_small.pth'),
     ),
 )

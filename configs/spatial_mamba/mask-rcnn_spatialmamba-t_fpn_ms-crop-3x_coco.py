@@ -10,9 +10,7 @@ model = dict(
         type='mmssm.SpatialMamba',
         arch='tiny',
         drop_path_rate=0.2,
-        init_cfg=dict(
-            type='Pretrained', checkpoint='checkpoints/spatialmamba_tiny.pth'
-        ),
+        init_cfg=dict(type='Pretrained', checkpoint='official'),
     ),
     neck=dict(in_channels=[64, 128, 256, 512]),
 )

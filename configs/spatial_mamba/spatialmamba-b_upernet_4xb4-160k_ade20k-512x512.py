@@ -4,7 +4,6 @@ model = dict(
     backbone=dict(
         arch='base',
         drop_path_rate=0.5,
-        init_cfg=dict(checkpoint='checkpoints/spatialmamba_base.pth'),
     ),
     decode_head=dict(in_channels=[96, 192, 384, 768]),
     auxiliary_head=dict(in_channels=384),

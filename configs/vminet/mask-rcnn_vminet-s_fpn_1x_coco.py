@@ -1,7 +1,5 @@
 _base_ = './mask-rcnn_vminet-xs_fpn_1x_coco.py'
 
 model = dict(
-    backbone=dict(
-        arch='s', init_cfg=dict(checkpoint='checkpoints/vminet/S-ckpt.pth.tar')
-    ),
+    backbone=dict(arch='s'),
 )

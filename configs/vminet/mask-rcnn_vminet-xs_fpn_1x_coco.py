@@ -9,9 +9,7 @@ model = dict(
     backbone=dict(
         type='mmssm.VMINet',
         arch='xs',
-        init_cfg=dict(
-            type='Pretrained', checkpoint='checkpoints/vminet/XS-ckpt.pth.tar'
-        ),
+        init_cfg=dict(type='Pretrained', checkpoint='official'),
     ),
     neck=dict(in_channels=[48, 96, 192, 384]),
 )

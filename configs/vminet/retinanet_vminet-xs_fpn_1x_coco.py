@@ -3,9 +3,7 @@ _base_ = './retinanet_vminet-ti_fpn_1x_coco.py'
 model = dict(
     backbone=dict(
         arch='xs',
-        init_cfg=dict(
-            type='Pretrained', checkpoint='checkpoints/vminet/XS-ckpt.pth.tar'
-        ),
+        init_cfg=dict(type='Pretrained', checkpoint='official'),
     ),
     neck=dict(in_channels=[48, 96, 192, 384]),
 )

@@ -9,9 +9,7 @@ model = dict(
     backbone=dict(
         type='mmssm.VMINet',
         arch='s',
-        init_cfg=dict(
-            type='Pretrained', checkpoint='checkpoints/vminet/S-ckpt.pth.tar'
-        ),
+        init_cfg=dict(type='Pretrained', checkpoint='official'),
     ),
     decode_head=dict(in_channels=[48, 96, 192, 384]),
     auxiliary_head=dict(in_channels=192),

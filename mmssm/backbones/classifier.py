@@ -63,14 +63,17 @@ class Classifier(nn.Module):
     def load_pretrained(
         self, path: str | os.PathLike, *, key: str | None = None
     ) -> None:
-        """Load a classifier's weights, ours or the released ones, from a file or URL.
+        """Load a classifier's weights, ours or the released ones.
 
-        key: outer key of the weights, such as 'model_ema'.  A head for another number
-        of classes is left out, with a warning.
-        Raises FileNotFoundError; ValueError for weights that do not fit, all of them
-        named.
+        path, and in_channels other than the file's: as the backbone's
+        `load_pretrained`.  key: outer key of the weights, such as 'model_ema'.  A head
+        for another number of classes is left out, with a warning.
+        Raises FileNotFoundError; DownloadError; ValueError for weights that do not
+        fit, all of them named, and for 'official' where none were released.
         """
+        path = self.backbone.find_weights(path)
         weights = _as_ours(unwrap(load_file(path), key), self.backbone.family)
+        weights = self.backbone.adapt_stem(weights, 'backbone.')
         found = weights.get('head.weight')
         if found is not None and len(found) != self.head.out_features:
             warnings.warn(

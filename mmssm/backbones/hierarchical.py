@@ -2,16 +2,26 @@
 
 import copy
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmssm.backbones.arch import Arch
 from mmssm.backbones.feature_info import FeatureInfo
 from mmssm.backbones.recompute import recompute
 from mmssm.layers import ChannelNorm
-from mmssm.weights import compare, load_weights, read_weights
+from mmssm.weights import (
+    adapt_in_channels,
+    compare,
+    fetch,
+    load_weights,
+    official_name,
+    read_options,
+    read_weights,
+)
 
 LOG = logging.getLogger(__name__)
 # What else initialises a module as its init_cfg says; None where nothing can.
@@ -55,9 +65,10 @@ class HierarchicalBackbone(nn.Module):
     frozen_stages: -1 trains everything, 0 freezes the stem, n also the first n stages
     with their output norms (no gradient, evaluation mode).
     norm_eval: keep every batch norm in evaluation mode while training.
-    init_cfg: mmengine's; `dict(type='Pretrained', checkpoint=FILE)` also takes the
-    official file of the family, and `key`, `prefix`, `allow_missing` and
-    `allow_unexpected` of `mmssm.weights.files.read_weights` and `load_weights`.
+    arch: what the backbone was asked for; its name finds the official weights.
+    init_cfg: mmengine's; `dict(type='Pretrained', checkpoint='official')` takes the
+    released weights, see `load_pretrained`, and the options of
+    `mmssm.weights.PretrainedOptions`.
 
     `channels` and `strides` describe the outputs, in the order of out_indices.
     Raises ValueError for out_indices or frozen_stages outside the stages.
@@ -76,6 +87,7 @@ class HierarchicalBackbone(nn.Module):
         *,
         stage_channels: Sequence[int],
         stage_strides: Sequence[int],
+        arch: Arch,
         in_channels: int = 3,
         out_indices: Sequence[int] = (0, 1, 2, 3),
         out_norm: Callable[[int], nn.Module] | None = None,
@@ -95,6 +107,7 @@ class HierarchicalBackbone(nn.Module):
                 f'frozen_stages is {frozen_stages}; expected -1 (train all) to '
                 f'{count} (freeze all {count} stages)'
             )
+        self.arch = arch if isinstance(arch, str) else None
         self.in_channels = in_channels
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
@@ -141,12 +154,13 @@ class HierarchicalBackbone(nn.Module):
 
         Random initialisation happens in the layers' constructors; an init_cfg of
         another type needs OpenMMLab, whose initialisers then run.
-        Raises ValueError for one of another type where OpenMMLab is not used.
+        Raises ValueError for one of another type where OpenMMLab is not used, and for
+        options of a pretrained one that do not fit; else as `load_pretrained`.
         """
-        cfg = self.init_cfg
-        if isinstance(cfg, Mapping) and cfg.get('type') == 'Pretrained':
-            options = {key: value for key, value in cfg.items() if key != 'type'}
-            self.load_pretrained(options.pop('checkpoint'), **options)
+        cfg, options = self.init_cfg, read_options(self.init_cfg)
+        if options is not None:
+            given = options._asdict()
+            self.load_pretrained(given.pop('checkpoint'), **given)
         elif cfg and not self.is_init:
             if INITIALIZE is None:
                 raise ValueError(
@@ -159,20 +173,25 @@ class HierarchicalBackbone(nn.Module):
 
     def load_pretrained(
         self,
-        path: str,
+        path: str | os.PathLike,
         *,
         allow_missing: Sequence[str] = (),
         allow_unexpected: Sequence[str] = (),
-        **options: str,
+        **options: str | None,
     ) -> None:
-        """Load weights of this family, ours or the official ones, from a file or URL.
+        """Load weights of this family, ours or the official ones.
 
+        path: a file, a URL, a name of `mmssm.weights.RELEASED`, or 'official': the
+        released classifier of this arch, downloaded once.
         options: `key` and `prefix` of `weights.read_weights`.  Norms of the outputs,
         which a classifier does not have, and stages that are not built may differ.
-        Raises FileNotFoundError; ValueError for weights that do not fit, all of them
-        named.
+        The stem's first convolution is adapted to another number of in_channels.
+        Raises FileNotFoundError; DownloadError; ValueError for weights that do not
+        fit, all of them named, and for 'official' where none were released.
         """
-        weights = read_weights(path, self.family, **options)
+        path = self.find_weights(path)
+        found = read_weights(path, self.family, **options)
+        weights = self.adapt_stem(found)
         # a classifier has no output norms, and stages beyond the outputs are not built
         unbuilt = range(len(self.stages), self.stages_in_arch)
         beyond = [f'stages.{i}.*' for i in unbuilt]
@@ -184,10 +203,48 @@ class HierarchicalBackbone(nn.Module):
                 allow_unexpected=('out_norms.*', *beyond, *allow_unexpected),
             )
         except ValueError as error:
-            arch = self.arch_of(weights)
+            arch = self.arch_of(found)
             hint = f' (these are the weights of arch={arch!r})' if arch else ''
             raise ValueError(f'{path}{hint}: {error}') from error
         LOG.info('loaded %s: %s', path, report)
+
+    def find_weights(self, path: str | os.PathLike) -> str | os.PathLike:
+        """The downloaded file for 'official', everything else as it is.
+
+        Raises ValueError for an arch that is not given by name, or without released
+        weights.
+        """
+        if path != 'official':
+            return path
+        if self.arch is None:
+            raise ValueError(
+                "'official' weights belong to an arch given by name, one of "
+                f'{", ".join(map(repr, self.zoo))}; this {type(self).__name__} has '
+                'settings of its own: give the path of a file'
+            )
+        return fetch(official_name(self.family, self.arch))
+
+    def adapt_stem(
+        self, weights: Mapping[str, Tensor], prefix: str = ''
+    ) -> dict[str, Tensor]:
+        """The weights with the stem's first convolution for our in_channels.
+
+        prefix: what stands before the names of this backbone.
+        """
+        first = next(
+            name for name, m in self.stem.named_modules() if isinstance(m, nn.Conv2d)
+        )
+        name = f'{prefix}stem.{first}.weight'.replace('..', '.')
+        weight = weights.get(name)
+        if weight is None or weight.dim() != 4 or weight.shape[1] == self.in_channels:
+            return dict(weights)
+        LOG.info(
+            '%s adapted from %d to %d input channels',
+            name,
+            weight.shape[1],
+            self.in_channels,
+        )
+        return {**weights, name: adapt_in_channels(weight, self.in_channels)}
 
     @property
     def feature_info(self) -> FeatureInfo:

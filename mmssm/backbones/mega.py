@@ -164,6 +164,7 @@ class Mega(HierarchicalBackbone):
             ],
             stage_channels=settings['channels'],
             stage_strides=STRIDES,
+            arch=arch,
             in_channels=in_channels,
             out_indices=out_indices,
             frozen_stages=frozen_stages,

@@ -97,6 +97,7 @@ class SpatialMamba(HierarchicalBackbone):
             stages,
             stage_channels=channels,
             stage_strides=[4 * 2**i for i in range(len(depths))],
+            arch=arch,
             in_channels=in_channels,
             out_indices=out_indices,
             out_norm=ChannelNorm,

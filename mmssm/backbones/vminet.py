@@ -122,6 +122,7 @@ class VMINet(HierarchicalBackbone):
             stages,
             stage_channels=channels,
             stage_strides=strides,
+            arch=arch,
             in_channels=in_channels,
             out_indices=out_indices,
             frozen_stages=frozen_stages,

@@ -54,7 +54,7 @@ def download(argv: Sequence[str] | None = None) -> None:
 
 def _train(name: str, argv: Sequence[str] | None) -> None:
     parser = _parser(name, train.__doc__)
-    parser.add_argument('--amp', action='store_true', help='train in mixed precision')
+    _add_amp(parser, 'train')
     parser.add_argument(
         '--auto-scale-lr',
         action='store_true',
@@ -80,7 +80,10 @@ def _train(name: str, argv: Sequence[str] | None) -> None:
 
 def _test(name: str, argv: Sequence[str] | None) -> None:
     parser = _parser(name, test.__doc__)
-    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument(
+        'checkpoint',
+        help="checkpoint file, or 'official': what was released for this config",
+    )
     parser.add_argument(
         '--out',
         help='save predictions: a .pkl file for detection, a folder for segmentation',
@@ -95,6 +98,7 @@ def _test(name: str, argv: Sequence[str] | None) -> None:
         action='store_true',
         help='augment and merge, by tta_model of the config',
     )
+    _add_amp(parser, 'test')
     parser.add_argument(
         '--lenient-keys',
         action='store_true',
@@ -112,6 +116,7 @@ def _test(name: str, argv: Sequence[str] | None) -> None:
         show_dir=args.show_dir,
         wait_time=args.wait_time,
         tta=args.tta,
+        amp=args.amp,
         lenient_keys=args.lenient_keys,
     )
     running.evaluate(cfg, args.checkpoint, options)
@@ -195,6 +200,16 @@ def _parser(name: str, description: str | None) -> argparse.ArgumentParser:
     # older torch.distributed.launch passes it; newer ones set LOCAL_RANK
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
     return parser
+
+
+def _add_amp(parser: argparse.ArgumentParser, verb: str) -> None:
+    parser.add_argument(
+        '--amp',
+        nargs='?',
+        const='auto',
+        choices=['auto', 'bf16', 'fp16'],
+        help=f'{verb} in mixed precision; auto: bf16, fp16 on GPUs without it',
+    )
 
 
 def _parse(

@@ -128,7 +128,7 @@ def write_whole(
             file.flush()
             os.fchmod(file.fileno(), 0o666 & ~_umask() if mode is None else mode)
             os.fsync(file.fileno())
-        os.replace(name, path)
+            os.replace(name, path)  # while a lock that `data` took still holds
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise

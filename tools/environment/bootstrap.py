@@ -72,7 +72,7 @@ class StepFailed(SetupError):
 
 def requirement_files(stack: str) -> list[Path]:
     """What the environment of `stack` follows from."""
-    names = ('torch', 'build', 'constraints', stack, 'dev')
+    names = ('torch', 'build', 'constraints', stack, 'dev', 'timm')
     return [ROOT / f'requirements/{name}.txt' for name in names]
 
 
@@ -107,6 +107,11 @@ def steps(stack: str, torch: str, venv: Path) -> list[Step]:
         Step(
             'OpenMMLab, test and demo packages',
             [*pip, '-r', f'requirements/{stack}.txt', '-r', 'requirements/dev.txt'],
+        ),
+        # torchvision would replace a torch of another version.
+        Step(
+            'hosts of other packages, for the tests',
+            [*pip, '--no-deps', '-r', 'requirements/timm.txt'],
         ),
         # OpenMMLab requires opencv-python, which loads libGL; the last one owns cv2/.
         Step(

@@ -6,6 +6,7 @@ Importing this package registers the hooks and constructors in `mmssm.registry`.
 from mmssm.openmmlab.engine.cpu import BFloat16OptimWrapper
 from mmssm.openmmlab.engine.layer_decay import LayerDecayOptimizerConstructor
 from mmssm.openmmlab.engine.loading import CheckpointFitHook
+from mmssm.openmmlab.engine.mixed_precision import Float16OptimWrapper
 from mmssm.openmmlab.engine.paths import missing_paths
 from mmssm.openmmlab.engine.progress import ProgressHook
 from mmssm.openmmlab.engine.randomness import ResumableRandomnessHook
@@ -16,6 +17,7 @@ __all__ = [
     'BFloat16OptimWrapper',
     'CheckpointFitHook',
     'CheckpointHook',
+    'Float16OptimWrapper',
     'LayerDecayOptimizerConstructor',
     'ProgressHook',
     'ResumableRandomnessHook',

@@ -74,18 +74,6 @@ def task_scope(cfg: Config) -> str:
     return scope
 
 
-def enable_amp(cfg: Config) -> None:
-    """Train in mixed precision: float16 with dynamic loss scale unless the config
-    says otherwise (`optim_wrapper.dtype=bfloat16`)."""
-    kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
-    if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
-        raise UserError(
-            f'--amp needs optim_wrapper.type OptimWrapper; the config has {kind}'
-        )
-    cfg.optim_wrapper.type = 'AmpOptimWrapper'
-    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
-
-
 def enable_lr_scaling(cfg: Config) -> None:
     """Scale the learning rate from the config's base batch size to the actual one."""
     if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
@@ -153,7 +141,7 @@ def check_backbones(cfg: Config) -> None:
         for key, backbone in _backbones(cfg.get('model'), 'model'):
             kind = backbone.get('type')
             built = MODELS.get(kind) if isinstance(kind, str) else kind
-            if not inspect.isclass(built):
+            if not callable(built):
                 continue  # mmengine names what it does not find
             parameters = inspect.signature(built).parameters
             if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
@@ -201,6 +189,9 @@ def _backbones(node: object, key: str) -> Iterator[tuple[str, Mapping]]:
     for name, part in node.items():
         if name == 'backbone' and isinstance(part, Mapping):
             yield f'{key}.{name}', part
+            host = {'backbone': part['host']} if 'host' in part else None
+            for _, inner in _backbones(host, ''):
+                yield f'{key}.{name}.host', inner
         else:
             yield from _backbones(part, f'{key}.{name}')
 

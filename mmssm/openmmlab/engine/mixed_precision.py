@@ -32,6 +32,7 @@ IN_FLOAT32 = {
     'mmdet.models.roi_heads.roi_extractors': ('forward',),
 }
 ALREADY = '_mmssm_float32'
+WRAPPERS = ('AmpOptimWrapper', 'BFloat16OptimWrapper', 'Float16OptimWrapper')
 
 
 @OPTIM_WRAPPERS.register_module()

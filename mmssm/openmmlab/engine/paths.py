@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from mmengine.config import Config
 
 from mmssm.openmmlab.errors import UserError
+from mmssm.weights import RELEASED
 
 
 def missing_paths(
@@ -41,7 +42,9 @@ def check_paths(cfg: Config, loaders: Sequence[str]) -> None:
 def check_pretrained(cfg: Config) -> None:
     """Raise UserError for a file of pretrained weights that is not there."""
     for key, path in _pretrained(cfg.model, 'model'):
-        if '://' not in path and not os.path.isfile(os.path.expanduser(path)):
+        released = path == 'official' or path in RELEASED
+        there = released or '://' in path or os.path.isfile(os.path.expanduser(path))
+        if not there:
             raise UserError(
                 f'{key}: there is no checkpoint at {path} (relative paths start at '
                 f'{os.getcwd()}). Put the file there, change the path, or train from '

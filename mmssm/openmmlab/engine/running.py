@@ -9,7 +9,7 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import RUNNERS
 from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
 
-from mmssm.openmmlab.engine import configs
+from mmssm.openmmlab.engine import configs, mixed_precision
 from mmssm.openmmlab.engine.classes import check_classes
 from mmssm.openmmlab.engine.cpu import adapt_to_cpu
 from mmssm.openmmlab.engine.distributed import process_group
@@ -24,6 +24,16 @@ from mmssm.openmmlab.engine.progress import ProgressHook
 from mmssm.openmmlab.engine.randomness import ResumableRandomnessHook
 from mmssm.openmmlab.engine.resuming import resolve_resume
 from mmssm.openmmlab.engine.saving import use_atomic_files
+from mmssm.openmmlab.errors import UserError
+from mmssm.weights import (
+    RELEASED,
+    DownloadError,
+    fetch,
+    from_official,
+    load_file,
+    official_name,
+    save_file,
+)
 
 
 class EvaluationOptions(NamedTuple):
@@ -34,18 +44,20 @@ class EvaluationOptions(NamedTuple):
     show_dir: str | None = None
     wait_time: float = 2.0
     tta: bool = False
+    amp: str | None = None
     lenient_keys: bool = False
 
 
 def train(
     cfg: Config,
     *,
-    amp: bool = False,
+    amp: str | None = None,
     auto_scale_lr: bool = False,
     resume: str | None = None,
 ) -> None:
     """Train as a config says.
 
+    amp: kind of mixed precision, see `mixed_precision.enable_amp`; None: the config's.
     resume: 'auto' for the newest complete checkpoint of the work_dir, or a path.
     Raises UserError for what the user can put right.
     """
@@ -58,7 +70,9 @@ def train(
     configs.check_backbones(cfg)
     check_classes(cfg, ('train', 'val'))
     if amp:
-        configs.enable_amp(cfg)
+        mixed_precision.enable_amp(cfg, amp)
+    if cfg.optim_wrapper.get('type') in mixed_precision.WRAPPERS:
+        mixed_precision.use_float32_ops()
     if auto_scale_lr:
         configs.enable_lr_scaling(cfg)
     notes = resolve_resume(cfg, resume)
@@ -69,7 +83,10 @@ def train(
     ]
     with process_group(cfg):
         runner = _build_runner(cfg, hooks, notes)
-        runner.train()
+        try:
+            runner.train()
+        except DownloadError as error:
+            raise UserError(str(error)) from error
         _close(runner)
         del runner
 
@@ -79,6 +96,8 @@ def evaluate(
 ) -> Mapping[str, float]:
     """Evaluate a checkpoint as a config says; returns the metrics.
 
+    checkpoint: a file of ours, or 'official': the detector or segmenter that was
+    released for a config of this name, downloaded and converted once.
     Raises UserError for what the user can put right, among it a checkpoint whose keys
     are not those of the model.
     """
@@ -89,7 +108,11 @@ def evaluate(
     check_paths(cfg, ('test',))
     configs.check_backbones(cfg)
     check_classes(cfg, ('test',))
+    if checkpoint == 'official':
+        checkpoint = _official(cfg)
     check_exists(checkpoint)
+    if options.amp:
+        mixed_precision.use_float32_ops()
     cfg.resume, cfg.load_from = False, checkpoint
     if options.show or options.show_dir:
         configs.enable_drawing(cfg, options.show_dir, options.show, options.wait_time)
@@ -100,10 +123,25 @@ def evaluate(
     hooks = [CheckpointFitHook(strict=not options.lenient_keys)]
     with process_group(cfg):
         runner = _build_runner(cfg, hooks, [])
-        metrics = runner.test()
+        with mixed_precision.autocast(options.amp):
+            metrics = runner.test()
         _close(runner)
         del runner
     return metrics
+
+
+def _official(cfg: Config) -> str:
+    """File under our names of what was released for the config."""
+    try:
+        name = official_name('', '', task=cfg.filename or '')
+        source = fetch(name)
+        target = source.with_name(f'{source.stem}.converted.pth')
+        if not target.is_file() or target.stat().st_mtime < source.stat().st_mtime:
+            family = RELEASED[name].family
+            save_file({'state_dict': from_official(load_file(source), family)}, target)
+    except (DownloadError, ValueError) as error:
+        raise UserError(str(error)) from error
+    return str(target)
 
 
 def _build_runner(cfg: Config, hooks: list[Hook], notes: list[str]) -> Runner:

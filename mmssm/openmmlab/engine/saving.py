@@ -1,11 +1,10 @@
 """Saving that leaves a run with a checkpoint, whenever the process dies."""
 
 import fcntl
-import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, register_backend
@@ -13,27 +12,21 @@ from mmengine.fileio.io import backend_instances
 from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
 from mmengine.runner import Runner
 
+from mmssm import weights
 from mmssm.registry import HOOKS
 
 
 def write_whole(path: str | Path, data: bytes) -> None:
-    """Write to a temporary name in the same folder, then move it to `path`.
+    """`mmssm.weights.write_whole`, the temporary file locked while it is written.
 
-    The temporary file is locked while it is written, see `remove_leftovers`.
+    See `remove_leftovers`.
     """
-    path = Path(path).resolve()  # a link stays a link
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.{secrets.token_hex(8)}.tmp')
-    try:
-        with open(temporary, 'xb') as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-            os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+
+    def locked(file: BinaryIO) -> None:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(data)
+
+    weights.write_whole(path, locked)
 
 
 def remove_leftovers(folder: str | Path) -> None:

@@ -82,19 +82,6 @@ def test_require():
         configs.require(detection(train_cfg=None), 'train_dataloader', 'train_cfg')
 
 
-def test_amp():
-    cfg = Config(dict(optim_wrapper=dict(optimizer=dict(type='SGD'))))
-    configs.enable_amp(cfg)
-    assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
-    assert cfg.optim_wrapper.loss_scale == 'dynamic'
-    cfg.optim_wrapper.loss_scale = 512.0
-    configs.enable_amp(cfg)
-    assert cfg.optim_wrapper.loss_scale == 512.0
-    cfg.optim_wrapper.type = 'ApexOptimWrapper'
-    with pytest.raises(UserError, match='ApexOptimWrapper'):
-        configs.enable_amp(cfg)
-
-
 def test_lr_scaling():
     cfg = Config(dict(auto_scale_lr=dict(enable=False, base_batch_size=16)))
     configs.enable_lr_scaling(cfg)
@@ -168,3 +155,18 @@ def test_unknown_key_of_a_backbone():
 def test_unknown_backbone_is_left_to_mmengine():
     configs.check_backbones(detection(model=dict(backbone=dict(type='Absent', a=1))))
     configs.check_backbones(detection(model=dict(backbone=None)))
+
+
+def test_unknown_keys_of_a_backbone_and_of_its_host_are_named():
+    host = dict(type='mmdet.ResNet', depth=18)
+    model = dict(backbone=dict(type='mmssm.SSM2DHost', host=host))
+    configs.check_backbones(detection(model=model))
+    model['backbone']['directoins'] = 2
+    with pytest.raises(
+        UserError, match='backbone.directoins: .* Did you mean directions'
+    ):
+        configs.check_backbones(detection(model=model))
+    del model['backbone']['directoins']
+    host['dpeth'] = 18
+    with pytest.raises(UserError, match='model.backbone.host.dpeth: .* mean depth'):
+        configs.check_backbones(detection(model=model))
