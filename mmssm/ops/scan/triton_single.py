@@ -197,7 +197,7 @@ def _compose(product, end, first, last, sign, D, mask, zero, STEPS: tl.constexpr
         ends = ()
         for k in tl.static_range(STEPS):
             at = (first + sign * (start + k)) * D
-            there = mask & (start + k < count)
+            there = tl.where(mask, count - start, 0) > k
             decays = decays + (tl.load(product + at, mask=there, other=1.0),)
             ends = ends + (tl.load(end + at, mask=there, other=0.0),)
         for k in tl.static_range(STEPS):
@@ -210,7 +210,8 @@ def _read(x, row, stop, D, mask, STEPS: tl.constexpr, SIGN: tl.constexpr):
     """STEPS rows from `row` on, upwards or downwards; x: pointers into it."""
     values = ()
     for k in tl.static_range(STEPS):
-        there = mask & (SIGN * (stop - row) > k)
+        # not mask & (…): Triton 3.9's interpreter spreads a truth value as an integer
+        there = tl.where(mask, SIGN * (stop - row), 0) > k
         values = values + (tl.load(x + SIGN * k * D, mask=there, other=0.0),)
     return values
 
@@ -283,7 +284,7 @@ def _scan(
             if MAPS_ONLY:
                 whole *= decay
             else:
-                tl.store(h + k * D, state, mask=mask & (row + k < stop))
+                tl.store(h + k * D, state, mask=tl.where(mask, stop - row, 0) > k)
         h += STEPS * D
         xs = next_xs
         us = next_us
@@ -404,7 +405,7 @@ def _scan_back(
                 sum_A += exponent * dt
                 slope = (exponent * rate + value * inflow) * _softplus_slope(x, e)
                 sum_bias += tl.where(here, slope, 0.0)
-                seen = mask & here
+                seen = tl.where(mask, row - stop, 0) > k
                 tl.store(grad_u - k * D, dt * inflow, mask=seen)
                 tl.store(grad_delta - k * D, slope, mask=seen)
         xs = next_xs
