@@ -99,14 +99,18 @@ def differentiable(
         'jvp': staticmethod(refuse),
     }
     direct = type(name.replace('::', '_'), (Function,), members)
+    # without transforms torch's way there, which binds the signature at every call
+    straight = super(Function, direct).apply
 
     def run(*inputs: Any) -> Tensor:
         if _recorded(inputs):
             if _in_forward_mode():  # an operator's derivative would be zero there
                 _refuse_tangents(name)
             found = operator(*inputs)
-        elif _transformed() or torch.is_grad_enabled():
+        elif _transformed():
             found = direct.apply(*inputs)
+        elif torch.is_grad_enabled():
+            found = straight(*inputs)
         else:
             found = forward(*inputs)
         return found[0] if isinstance(found, tuple) else found
