@@ -158,6 +158,14 @@ def test_observation_may_be_a_slice_or_one_number_for_all():
     assert_kernels_equal_formula([h, one, *others], (2,))
 
 
+def test_a_second_derivative_is_refused():
+    inputs = make(3, 2, (1,))
+    y = kernels(*inputs, (1,))
+    (grad,) = torch.autograd.grad(y.sum(), inputs[0], create_graph=True)
+    with pytest.raises(NotImplementedError, match='observe_triton has no second'):
+        (y.sum() + grad.square().sum()).backward()
+
+
 def test_memory_layout_does_not_matter():
     inputs = make(4, 5, (2,))
     expected = with_grads(kernels, inputs, (2,))
