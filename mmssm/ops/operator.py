@@ -12,7 +12,7 @@ derivative and no batching rule.
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -81,15 +81,15 @@ def differentiable(
         ctx: Any, grad: Tensor, *unused: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         run = adjoint_operator if _recorded((grad,)) else adjoint
-        grads = back(run, ctx, grad)
-        if torch.is_grad_enabled() and grad.requires_grad:
-            grads = tuple(g if g is None else _Once.apply(name, g, grad) for g in grads)
-        return grads
+        if not (torch.is_grad_enabled() or _transformed()):
+            return back(run, ctx, grad)
+        with torch.no_grad():  # kernels leave no trace that could be differentiated
+            grads = back(run, ctx, grad)
+        roots = (grad, *ctx.saved_tensors)
+        return tuple(g if g is None else _Once.apply(name, g, *roots) for g in grads)
 
     def refuse(ctx: Any, *tangents: Any) -> Tensor:
-        raise NotImplementedError(
-            f"{name} has no forward-mode derivative; backend='naive' of the op has one"
-        )
+        _refuse_tangents(name)
 
     operator.register_autograd(recorded_back, setup_context=save)
     members = {
@@ -99,12 +99,18 @@ def differentiable(
         'jvp': staticmethod(refuse),
     }
     direct = type(name.replace('::', '_'), (Function,), members)
+    # without transforms torch's way there, which binds the signature at every call
+    straight = super(Function, direct).apply
 
     def run(*inputs: Any) -> Tensor:
         if _recorded(inputs):
+            if _in_forward_mode():  # an operator's derivative would be zero there
+                _refuse_tangents(name)
             found = operator(*inputs)
-        elif _transformed() or torch.is_grad_enabled():
+        elif _transformed():
             found = direct.apply(*inputs)
+        elif torch.is_grad_enabled():
+            found = straight(*inputs)
         else:
             found = forward(*inputs)
         return found[0] if isinstance(found, tuple) else found
@@ -120,7 +126,7 @@ class _Once(Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(name: str, grad: Tensor, root: Tensor) -> Tensor:
+    def forward(name: str, grad: Tensor, *roots: Tensor) -> Tensor:
         return grad.view_as(grad)
 
     @staticmethod
@@ -128,10 +134,20 @@ class _Once(Function):
         ctx.name = inputs[0]
 
     @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> None:
+        _refuse_tangents(ctx.name)
+
+    @staticmethod
     def backward(ctx: Any, grad: Tensor) -> None:
         raise NotImplementedError(
             f"{ctx.name} has no second derivative; backend='naive' of the op has one"
         )
+
+
+def _refuse_tangents(name: str) -> NoReturn:
+    raise NotImplementedError(
+        f"{name} has no forward-mode derivative; backend='naive' of the op has one"
+    )
 
 
 def _like_inputs(grad: Tensor, *inputs: Any) -> list[Tensor]:
@@ -157,3 +173,8 @@ def _transformed() -> bool:
     """Whether forward-mode derivatives or transforms of torch.func may be under way."""
     level = torch.autograd.forward_ad._current_level
     return level >= 0 or torch._C._are_functorch_transforms_active()
+
+
+@torch.compiler.assume_constant_result
+def _in_forward_mode() -> bool:
+    return torch.autograd.forward_ad._current_level >= 0

@@ -154,12 +154,41 @@ def test_forward_mode_is_refused_by_name(name):
 
 
 @pytest.mark.parametrize('name', ops())
-def test_a_second_derivative_is_refused_by_name(name):
+def test_forward_mode_is_refused_in_compiled_code(name):
+    op, inputs = ops()[name]
+
+    def tangent(x):
+        ones = (torch.ones_like(x),)
+        return torch.func.jvp(lambda x: op(x, *inputs[1:]), (x,), ones)
+
+    try:
+        with pytest.raises((NotImplementedError, RuntimeError), match='forward-mode'):
+            torch.compile(tangent, backend='eager')(inputs[0])
+    finally:
+        torch._dynamo.reset()  # it skips functions that raised
+
+
+@pytest.mark.parametrize('name', ops())
+def test_forward_mode_of_the_gradient_is_refused_by_name(name):
     op, inputs = ops()[name]
     x = inputs[0].requires_grad_()
-    (grad,) = torch.autograd.grad(op(*inputs).square().sum(), x, create_graph=True)
+    y = op(*inputs)
+    with torch.autograd.forward_ad.dual_level():
+        ones = torch.ones_like(y)
+        dual = torch.autograd.forward_ad.make_dual(ones, ones)
+        with pytest.raises(NotImplementedError, match='forward-mode'):
+            torch.autograd.grad(y, x, dual)
+
+
+@pytest.mark.parametrize('power', [1, 2])  # 1: a cotangent that needs no gradient
+@pytest.mark.parametrize('name', ops())
+def test_a_second_derivative_is_refused_by_name(name, power):
+    op, inputs = ops()[name]
+    x = inputs[0].requires_grad_()
+    loss = op(*inputs).pow(power).sum()
+    (grad,) = torch.autograd.grad(loss, x, create_graph=True)
     with pytest.raises(NotImplementedError, match='second derivative'):
-        grad.sum().backward()
+        (loss + grad.square().sum()).backward()
 
 
 @pytest.mark.parametrize('name', ops())

@@ -1,7 +1,5 @@
 """Depthwise 3x3 convolution with what follows it."""
 
-from collections.abc import Callable
-
 from torch import Tensor
 
 from mmssm.ops import dispatch, trial
@@ -12,31 +10,29 @@ from mmssm.ops.precision import no_autocast, widened
 __all__ = ['depthwise_conv']
 
 
-def _triton(
-    x: Tensor, weight: Tensor, bias: Tensor, activation: str | None, residual: bool
-) -> Tensor:
-    from mmssm.ops.depthwise.triton import depthwise_conv_triton
-
-    return depthwise_conv_triton(x, weight, bias, activation, residual)
-
-
 def _naive(
     x: Tensor, weight: Tensor, bias: Tensor, activation: str | None, residual: bool
 ) -> Tensor:
     run = widened(depthwise_conv_naive)
-    return run(x, weight, bias, activation, residual).to(x.dtype)
+    with no_autocast(x):
+        return run(x, weight, bias, activation, residual).to(x.dtype)
 
 
-def _small(randn: Callable[..., Tensor]) -> tuple:
+def _small(randn: trial.Draw) -> tuple:
     """Arguments for a first try."""
-    x = randn(2, 9, 20, 64).movedim(-1, 1)
+    x = randn(2, 9, 20, 64, low=True).movedim(-1, 1)
     return x, randn(64, 1, 3, 3), randn(64), 'silu', True
 
 
 dispatch.register(
     'depthwise_conv',
     [
-        trial.kernels('depthwise_conv', _triton, depthwise_conv_library, _small),
+        trial.kernels(
+            'depthwise_conv',
+            'mmssm.ops.depthwise.triton:depthwise_conv_triton',
+            widened(depthwise_conv_library),
+            _small,
+        ),
         dispatch.Implementation('library', depthwise_conv_library),
         dispatch.Implementation('naive', _naive),
     ],
@@ -86,5 +82,4 @@ def depthwise_conv(
     if activation not in (None, 'silu'):
         raise ValueError(f"activation is {activation!r}; expected None or 'silu'")
     run = dispatch.choose('depthwise_conv', backend, x, weight, bias)
-    with no_autocast(x):
-        return run(x, weight, bias, activation, residual)
+    return run(x, weight, bias, activation, residual)

@@ -10,6 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmssm.ops.operator import differentiable
+from mmssm.ops.precision import no_autocast
+
+LAST = torch.channels_last
 
 
 def depthwise_conv_library(
@@ -17,11 +20,12 @@ def depthwise_conv_library(
 ) -> Tensor:
     """Same shapes as the naive twin; all in x's dtype."""
     weight, bias = weight.to(x.dtype), bias.to(x.dtype)
-    if activation == 'silu' and torch.is_grad_enabled():
-        y = _conv_silu(x, weight, bias)
-    else:
-        y = _conv(x, weight, bias)
-        y = F.silu(y) if activation == 'silu' else y
+    with no_autocast(x):
+        if activation == 'silu' and torch.is_grad_enabled():
+            y = _conv_silu(x, weight, bias)
+        else:
+            y = _conv(x, weight, bias)
+            y = F.silu(y) if activation == 'silu' else y
     return x + y if residual else y
 
 
@@ -30,7 +34,7 @@ def _conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def _forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return F.silu(_last(_conv(x, weight, bias)), inplace=True)
+    return F.silu(_laid_last(_conv(x, weight, bias)), inplace=True)
 
 
 def _adjoint(grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> list[Tensor]:
@@ -49,27 +53,25 @@ def _adjoint(grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> list[Tens
         x.shape[1],
         [True, True, False],
     )
-    return [_last(of_x), of_weight.contiguous(), grad.sum((0, 2, 3))]
+    return [_laid_last(of_x), of_weight.contiguous(), grad.sum((0, 2, 3))]
 
 
-def _last(x: Tensor) -> Tensor:
+def _laid_last(x: Tensor) -> Tensor:
     """Channels last in memory, the strides that compiled code is promised."""
     return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
 
 
-def _like(x: Tensor) -> Tensor:
-    batch, channels, height, width = x.shape
-    return x.new_empty(batch, height, width, channels).permute(0, 3, 1, 2)
+def _like(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return torch.empty_like(x, memory_format=LAST)
 
 
-def _adjoint_like(grad: Tensor, x: Tensor, *others: Tensor) -> list[Tensor]:
-    return [_like(x), *(t.new_empty(t.shape) for t in others)]
+def _adjoint_like(
+    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor
+) -> list[Tensor]:
+    grad_x = torch.empty_like(x, memory_format=LAST)
+    return [grad_x, weight.new_empty(weight.shape), bias.new_empty(bias.shape)]
 
 
 _conv_silu = differentiable(
-    'mmssm::depthwise_silu',
-    _forward,
-    _adjoint,
-    lambda x, *others: _like(x),
-    _adjoint_like,
+    'mmssm::depthwise_silu', _forward, _adjoint, _like, _adjoint_like
 )

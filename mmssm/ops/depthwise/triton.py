@@ -23,6 +23,7 @@ from mmssm.ops.operator import differentiable
 COLUMNS = 8
 CHANNELS = 64  # 128 bytes of bfloat16
 ROWS = 4  # computed at a time; 2 where registers are needed for more
+REGISTERS = 168  # of a thread of the adjoint: three programs for a multiprocessor
 PROGRAMS = 2112  # 16 for each multiprocessor of a large GPU
 LAST = torch.channels_last
 SIZES = ['H', 'W', 'bands', 'each']
@@ -63,7 +64,7 @@ def _adjoint(
     grad, x = grad.contiguous(memory_format=LAST), x.contiguous(memory_format=LAST)
     grid, sizes, fixed = _plan(x, weight, bias)
     channels = x.shape[1]
-    parts = grid[0] // triton.cdiv(channels, CHANNELS)
+    parts = grid[0] // _count(channels, CHANNELS)
     dtype = torch.float64 if fixed['ACC'] == tl.float64 else torch.float32
     of_weight = x.new_empty(parts, channels, 9, dtype=dtype)
     of_bias = x.new_empty(parts, channels, dtype=dtype)
@@ -82,7 +83,7 @@ def _adjoint(
             *sizes,
             SILU=silu,
             ADD=residual,
-            **fixed | {'ROWS': 2 if silu else ROWS},
+            **fixed | {'ROWS': 2 if silu else ROWS, 'maxnreg': REGISTERS},
         )
         if silu:
             _convolve[grid](
@@ -104,15 +105,23 @@ def _adjoint(
     ]
 
 
+def _count(size: int, part: int) -> int:
+    """Parts that cover a size; triton.cdiv takes ten times as long."""
+    return -(-size // part)
+
+
 def _plan(
     x: Tensor, weight: Tensor, bias: Tensor
 ) -> tuple[tuple[int], tuple[int, ...], dict]:
-    """The grid; H, W, C, bands and the rows of each; what kernels are compiled for."""
+    """The grid; H, W, C, bands and the rows of each; what kernels are compiled for.
+
+    A band is a multiple of what is computed at a time: only the map's end is cut.
+    """
     batch, channels, height, width = x.shape
-    patches = triton.cdiv(width, COLUMNS) * triton.cdiv(channels, CHANNELS) * batch
-    bands = min(triton.cdiv(PROGRAMS, patches), triton.cdiv(height, ROWS))
-    each = triton.cdiv(height, bands * ROWS) * ROWS
-    bands = triton.cdiv(height, each)
+    patches = _count(width, COLUMNS) * _count(channels, CHANNELS) * batch
+    bands = min(_count(PROGRAMS, patches), _count(height, ROWS))
+    each = _count(height, bands * ROWS) * ROWS
+    bands = _count(height, each)
     double = torch.float64 in (x.dtype, weight.dtype, bias.dtype)
     return (
         (patches * bands,),
@@ -285,7 +294,7 @@ def _gradients(
                 tl.store(out + cells + at, factor, mask=mask)
                 shift = factor
             else:
-                shift = tl.where(mask, tiles[3 * r + 4].to(ACC), 0.0)
+                shift = tiles[3 * r + 4].to(ACC)  # zero beyond the map
                 if ADD:
                     total += shift
                 tl.store(out + cells + at, total, mask=mask)
