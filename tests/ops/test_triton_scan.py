@@ -82,7 +82,7 @@ def test_kernels_equal_naive_at_their_own_tiles():
 
 @pytest.mark.usefixtures('small_tiles')
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize('shape', SHAPES[:3])
+@pytest.mark.parametrize('shape', SHAPES[2:3])
 def test_kernels_are_as_exact_in_lower_precision(shape, dtype):
     inputs = make(shape, torch.float32)
     inputs = [
