@@ -9,6 +9,7 @@ from torch._dynamo.testing import CompileCounter
 
 from mmssm.backbones import Mega, SpatialMamba, VMINet
 from mmssm.hosts import SSM2DHost
+import mmssm.registry  # noqa: F401 (builds hosts from configs)
 
 SMALL = dict(channels=4, depths=(1, 1))
 CONVNEXT = dict(type='mmssm.ConvNeXt', arch=SMALL, out_indices=(0, 1))
