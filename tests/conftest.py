@@ -7,11 +7,14 @@ import contextlib
 import importlib.util
 import os
 import pathlib
+import sys
 
 import torch
 
 if not torch.cuda.is_available():
     os.environ.setdefault('TRITON_INTERPRET', '1')
+# where the set-up puts timm, which processes that the tests start do not need
+sys.path.append(str(pathlib.Path(sys.prefix, 'hosts')))
 
 
 def _declare_torchvision_ops() -> list[torch.library.Library]:

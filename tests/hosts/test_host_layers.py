@@ -22,7 +22,9 @@ def test_layers_grow_from_the_patches_to_the_head(name):
     model = add_ssm2d(plain(name), ssm2d=dict(num_states=2))
     layers = HostLayers(model)
     found = {n: layers.layer_id(n) for n, _ in model.named_parameters()}
-    assert set(found.values()) == set(range(layers.num_layers))
+    # some have nothing after the last block
+    used, last = set(found.values()), layers.num_layers - 1
+    assert used in (set(range(last)), set(range(last + 1)))
     plain_layers = HostLayers(plain(name))
     assert plain_layers.num_layers == layers.num_layers
     for key, _ in plain(name).named_parameters():

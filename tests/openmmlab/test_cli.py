@@ -12,6 +12,7 @@ from openmmlab.engine import tiny, toy
 from PIL import Image
 
 from mmssm.openmmlab import cli
+from mmssm.openmmlab.engine import mixed_precision
 
 NUMBERS = itertools.count()
 
@@ -71,6 +72,22 @@ def test_segmentation_saves_and_draws_predictions(test, tmp_path):
     maps = [Image.open(path) for path in out.glob('*.png')]
     assert [(m.size, m.mode) for m in maps] == [((64, 64), 'L')] * 4
     assert len(list(shown.rglob('*.png'))) == 4
+
+
+@pytest.mark.parametrize('task', ['detection', 'segmentation'])
+def test_mixed_precision(test, task, monkeypatch):
+    seen = []
+    plain = mixed_precision.autocast
+
+    def autocast(kind):
+        seen.append(kind)
+        return plain(kind)
+
+    monkeypatch.setattr(mixed_precision, 'autocast', autocast)
+    for flags_given in (['--amp'], ['--amp', 'bf16'], []):
+        status, _ = test(task, *flags_given)
+        assert status is None
+    assert seen == ['auto', 'bf16', None]
 
 
 @pytest.mark.parametrize('task', ['detection', 'segmentation'])

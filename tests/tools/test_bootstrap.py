@@ -294,7 +294,8 @@ def test_the_steps_install_the_pinned_packages():
         assert commands[1][-2:] == ['torch==2.13.0', '--pre']
         assert commands[2][-2:] == ['--no-build-isolation', mmcv]
         assert f'requirements/{stack}.txt' in commands[3]
-        assert commands[4][-3:] == ['--no-deps', '-r', 'requirements/timm.txt']
+        assert commands[4][-3:] == ['.venv/hosts', '-r', 'requirements/timm.txt']
+        assert {'--no-deps', '--target'} < set(commands[4])
         assert commands[5][-1] == 'opencv-python-headless==4.12.0.88'
         assert commands[6][-2:] == ['-e', '.']
 

@@ -108,10 +108,14 @@ def steps(stack: str, torch: str, venv: Path) -> list[Step]:
             'OpenMMLab, test and demo packages',
             [*pip, '-r', f'requirements/{stack}.txt', '-r', 'requirements/dev.txt'],
         ),
-        # torchvision would replace a torch of another version.
+        # In a folder that only the tests look into: torchvision's wheel does not load
+        # beside every torch, and mmengine imports what it finds.
         Step(
             'hosts of other packages, for the tests',
-            [*pip, '--no-deps', '-r', 'requirements/timm.txt'],
+            [
+                *(*pip, '--no-deps', '--upgrade', '--target', str(venv / 'hosts')),
+                *('-r', 'requirements/timm.txt'),
+            ],
         ),
         # OpenMMLab requires opencv-python, which loads libGL; the last one owns cv2/.
         Step(
