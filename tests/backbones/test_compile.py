@@ -7,9 +7,9 @@ import torch
 from parity import assert_equal_in_double
 from torch._dynamo.testing import CompileCounter
 
+import mmssm.registry  # noqa: F401 (builds hosts from configs)
 from mmssm.backbones import Mega, SpatialMamba, VMINet
 from mmssm.hosts import SSM2DHost
-import mmssm.registry  # noqa: F401 (builds hosts from configs)
 
 SMALL = dict(channels=4, depths=(1, 1))
 CONVNEXT = dict(type='mmssm.ConvNeXt', arch=SMALL, out_indices=(0, 1))
