@@ -15,7 +15,7 @@ NAMES = ('out', 'y', 'z', 'weight', 'bias')
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
     """Several tiles for each program of the adjoint."""
-    monkeypatch.setattr(gate, 'TILE', 64)
+    monkeypatch.setattr(kernels_of('norm'), 'TILE', 64)  # they divide maps alike
     monkeypatch.setattr(gate, 'PROGRAMS', 6)
 
 

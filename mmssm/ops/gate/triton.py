@@ -12,9 +12,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from mmssm.ops.norm.triton import apart_and_scale, plan, through_norm
 from mmssm.ops.operator import differentiable
 
-TILE = 2048  # numbers of a tile
 PROGRAMS = 396  # of the adjoint: 3 for each multiprocessor of a large GPU
 LAST = torch.channels_last
 
@@ -22,7 +22,7 @@ LAST = torch.channels_last
 def _forward(y: Tensor, z: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     y, z = y.contiguous(memory_format=LAST), z.contiguous(memory_format=LAST)
     out = torch.empty_like(z)
-    rows, fixed = _plan(y, z, weight, bias, eps)
+    rows, fixed = plan((y, z), weight, bias, eps)
     with torch.cuda.device_of(y):
         _gated[(-(-rows // fixed['ROWS']),)](
             y, z, weight.contiguous(), bias.contiguous(), out, rows, **fixed
@@ -35,7 +35,7 @@ def _adjoint(
 ) -> list[Tensor]:
     grad, y, z = (t.contiguous(memory_format=LAST) for t in (grad, y, z))
     grad_y, grad_z = torch.empty_like(y), torch.empty_like(z)
-    rows, fixed = _plan(y, z, weight, bias, eps)
+    rows, fixed = plan((y, z), weight, bias, eps)
     programs = min(-(-rows // fixed['ROWS']), PROGRAMS)
     dtype = torch.float64 if fixed['ACC'] == tl.float64 else torch.float32
     of_weight, of_bias = (
@@ -63,24 +63,6 @@ def _adjoint(
     ]
 
 
-def _plan(
-    y: Tensor, z: Tensor, weight: Tensor, bias: Tensor, eps: float
-) -> tuple[int, dict]:
-    """Positions, and what the kernels are compiled for: 16 numbers for each thread."""
-    channels = y.shape[1]
-    width = 1 << (channels - 1).bit_length()  # triton's own takes far longer
-    rows = max(1, TILE // width)
-    double = torch.float64 in (y.dtype, z.dtype, weight.dtype, bias.dtype)
-    return y.numel() // channels, dict(
-        C=channels,
-        EPS=eps,
-        ROWS=rows,
-        WIDTH=width,
-        ACC=tl.float64 if double else tl.float32,
-        num_warps=max(1, min(8, rows * width // 512)),
-    )
-
-
 @triton.jit(do_not_specialize=['count'])
 def _gated(
     y,
@@ -102,9 +84,7 @@ def _gated(
     at = row[:, None] * C + c[None, :]
     value = tl.load(y + at, mask=mask, other=0.0).to(ACC)
     gate = tl.load(z + at, mask=mask, other=0.0).to(ACC)
-    centre = tl.sum(value, axis=1) / C
-    apart = tl.where(mask, value - centre[:, None], 0.0)
-    scale = 1.0 / tl.sqrt(tl.sum(apart * apart, axis=1) / C + EPS)
+    apart, scale = apart_and_scale(value, mask, C, EPS)
     gain = tl.load(weight + c, mask=c < C, other=0.0).to(ACC)
     shift = tl.load(bias + c, mask=c < C, other=0.0).to(ACC)
     normed = apart * scale[:, None] * gain[None, :] + shift[None, :]
@@ -143,9 +123,7 @@ def _gated_back(
         g = tl.load(grad + at, mask=mask, other=0.0).to(ACC)
         value = tl.load(y + at, mask=mask, other=0.0).to(ACC)
         gate = tl.load(z + at, mask=mask, other=0.0).to(ACC)
-        centre = tl.sum(value, axis=1) / C
-        apart = tl.where(mask, value - centre[:, None], 0.0)
-        scale = 1.0 / tl.sqrt(tl.sum(apart * apart, axis=1) / C + EPS)
+        apart, scale = apart_and_scale(value, mask, C, EPS)
         scale = tl.where(seen, scale, 0.0)
         standard = apart * scale[:, None]
         sigmoid = 1.0 / (1.0 + tl.exp(-gate))
@@ -155,10 +133,7 @@ def _gated_back(
         g = g * gate * sigmoid
         sum_weight += g * standard
         sum_bias += g
-        g = g * gain[None, :]
-        along = tl.sum(g * standard, axis=1) / C
-        level = tl.sum(g, axis=1) / C
-        result = (g - level[:, None] - standard * along[:, None]) * scale[:, None]
+        result = through_norm(g * gain[None, :], standard, scale, C)
         tl.store(grad_y + at, result, mask=mask)
     at = tl.program_id(0) * C + c
     tl.store(of_weight + at, tl.sum(sum_weight, axis=0), mask=c < C)

@@ -21,7 +21,7 @@ LAST = torch.channels_last
 def _forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     x = x.contiguous(memory_format=LAST)
     y = torch.empty_like(x)
-    rows, fixed = _plan(x, weight, bias, eps)
+    rows, fixed = plan((x,), weight, bias, eps)
     with torch.cuda.device_of(x):
         _norm[(-(-rows // fixed['ROWS']),)](
             x, weight.contiguous(), bias.contiguous(), y, rows, **fixed
@@ -34,7 +34,7 @@ def _adjoint(
 ) -> list[Tensor]:
     grad, x = grad.contiguous(memory_format=LAST), x.contiguous(memory_format=LAST)
     grad_x = torch.empty_like(x)
-    rows, fixed = _plan(x, weight, bias, eps)
+    rows, fixed = plan((x,), weight, bias, eps)
     programs = min(-(-rows // fixed['ROWS']), PROGRAMS)
     dtype = torch.float64 if fixed['ACC'] == tl.float64 else torch.float32
     of_weight, of_bias = (
@@ -51,13 +51,18 @@ def _adjoint(
     ]
 
 
-def _plan(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[int, dict]:
-    """Positions, and what the kernels are compiled for: 16 numbers for each thread."""
-    channels = x.shape[1]
+def plan(
+    maps: tuple[Tensor, ...], weight: Tensor, bias: Tensor, eps: float
+) -> tuple[int, dict]:
+    """Positions, and what the kernels are compiled for: 16 numbers for each thread.
+
+    maps: of one shape, (B, C, H, W).
+    """
+    channels = maps[0].shape[1]
     width = 1 << (channels - 1).bit_length()  # triton's own takes far longer
     rows = max(1, TILE // width)
-    double = torch.float64 in (x.dtype, weight.dtype, bias.dtype)
-    return x.numel() // channels, dict(
+    double = torch.float64 in [t.dtype for t in (*maps, weight, bias)]
+    return maps[0].numel() // channels, dict(
         C=channels,
         EPS=eps,
         ROWS=rows,
@@ -65,6 +70,22 @@ def _plan(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[int, dic
         ACC=tl.float64 if double else tl.float32,
         num_warps=max(1, min(8, rows * width // 512)),
     )
+
+
+@triton.jit
+def apart_and_scale(value, mask, C: tl.constexpr, EPS: tl.constexpr):
+    """What a position's channels lie apart from their mean, and 1 / deviation."""
+    centre = tl.sum(value, axis=1) / C
+    apart = tl.where(mask, value - centre[:, None], 0.0)
+    return apart, 1.0 / tl.sqrt(tl.sum(apart * apart, axis=1) / C + EPS)
+
+
+@triton.jit
+def through_norm(g, standard, scale, C: tl.constexpr):
+    """The gradient of the map, from that of its standardised values."""
+    along = tl.sum(g * standard, axis=1) / C
+    level = tl.sum(g, axis=1) / C
+    return (g - level[:, None] - standard * along[:, None]) * scale[:, None]
 
 
 @triton.jit(do_not_specialize=['count'])
@@ -86,9 +107,7 @@ def _norm(
     mask = (row < count)[:, None] & (c < C)[None, :]
     at = row[:, None] * C + c[None, :]
     value = tl.load(x + at, mask=mask, other=0.0).to(ACC)
-    centre = tl.sum(value, axis=1) / C
-    apart = tl.where(mask, value - centre[:, None], 0.0)
-    scale = 1.0 / tl.sqrt(tl.sum(apart * apart, axis=1) / C + EPS)
+    apart, scale = apart_and_scale(value, mask, C, EPS)
     gain = tl.load(weight + c, mask=c < C, other=0.0).to(ACC)
     shift = tl.load(bias + c, mask=c < C, other=0.0).to(ACC)
     result = apart * scale[:, None] * gain[None, :] + shift[None, :]
@@ -122,17 +141,12 @@ def _norm_back(
         at = row[:, None] * C + c[None, :]
         g = tl.load(grad + at, mask=mask, other=0.0).to(ACC)
         value = tl.load(x + at, mask=mask, other=0.0).to(ACC)
-        centre = tl.sum(value, axis=1) / C
-        apart = tl.where(mask, value - centre[:, None], 0.0)
-        scale = 1.0 / tl.sqrt(tl.sum(apart * apart, axis=1) / C + EPS)
+        apart, scale = apart_and_scale(value, mask, C, EPS)
         scale = tl.where(seen, scale, 0.0)
         standard = apart * scale[:, None]
         sum_weight += g * standard
         sum_bias += g
-        g = g * gain[None, :]
-        along = tl.sum(g * standard, axis=1) / C
-        level = tl.sum(g, axis=1) / C
-        result = (g - level[:, None] - standard * along[:, None]) * scale[:, None]
+        result = through_norm(g * gain[None, :], standard, scale, C)
         tl.store(grad_x + at, result, mask=mask)
     at = tl.program_id(0) * C + c
     tl.store(of_weight + at, tl.sum(sum_weight, axis=0), mask=c < C)
