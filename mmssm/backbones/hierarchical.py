@@ -144,9 +144,10 @@ class HierarchicalBackbone(nn.Module):
                 f'expected (B, {self.in_channels}, H, W) with H and W from 1. '
                 'in_channels of the backbone sets the number of channels'
             )
-        x = self.stem(x.contiguous(memory_format=torch.channels_last))
+        last = torch.channels_last
+        x = self.stem(x.contiguous(memory_format=last)).contiguous(memory_format=last)
         for stage in self.stages:
-            x = stage(x.contiguous(memory_format=torch.channels_last))
+            x = stage(x)
             yield x
 
     def init_weights(self) -> None:

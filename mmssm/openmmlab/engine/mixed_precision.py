@@ -152,7 +152,7 @@ def _classes(module: Any) -> set[type]:
 def _found(name: str) -> Any:
     try:
         return importlib.import_module(name)
-    except ImportError:
+    except ImportError:  # absent, or broken, which its first user is told
         return None
 
 

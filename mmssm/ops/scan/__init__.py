@@ -1,7 +1,5 @@
 """Selective scan that returns every state."""
 
-from collections.abc import Callable
-
 from torch import Tensor
 
 from mmssm.ops import counting, dispatch, trial
@@ -12,13 +10,7 @@ from mmssm.ops.scan.tree import selective_scan_tree
 __all__ = ['selective_scan']
 
 
-def _triton(*inputs: Tensor) -> Tensor:
-    from mmssm.ops.scan.triton import selective_scan_triton
-
-    return selective_scan_triton(*inputs)
-
-
-def _small(randn: Callable[..., Tensor]) -> tuple:
+def _small(randn: trial.Draw) -> tuple:
     """Arguments for a first try."""
     u, delta = randn(2, 1, 300, 6).mT
     return u, delta, -randn(6, 1).exp(), randn(1, 1, 1, 300), randn(6)
@@ -27,7 +19,12 @@ def _small(randn: Callable[..., Tensor]) -> tuple:
 dispatch.register(
     'selective_scan',
     [
-        trial.kernels('selective_scan', _triton, widened(selective_scan_tree), _small),
+        trial.kernels(
+            'selective_scan',
+            'mmssm.ops.scan.triton:selective_scan_triton',
+            widened(selective_scan_tree),
+            _small,
+        ),
         dispatch.Implementation('tree', widened(selective_scan_tree)),
         dispatch.Implementation('naive', widened(selective_scan_naive)),
     ],
