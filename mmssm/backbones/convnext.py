@@ -35,7 +35,7 @@ class ConvNeXtBlock(nn.Module):
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.mlp(self.norm(self.depthwise_conv(x)))
+        y = self.mlp(self.depthwise_conv(x), self.norm)
         return x + self.drop_path(self.gamma[:, None, None] * y)
 
 

@@ -38,9 +38,9 @@ class SpatialMambaBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = depthwise(self.position1, x, residual=True)
-        x = x + self.drop_path(self.ssm(self.norm1(x)))
+        x = x + self.drop_path(self.ssm(x, self.norm1))
         x = depthwise(self.position2, x, residual=True)
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        return x + self.drop_path(self.mlp(x, self.norm2))
 
 
 class SpatialMamba(HierarchicalBackbone):

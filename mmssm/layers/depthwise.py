@@ -3,6 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmssm.layers.recomputed import is_plain
 from mmssm.ops import depthwise_conv
 
 
@@ -18,7 +19,7 @@ def depthwise(
     conv: depthwise, 3 x 3, with bias.  One that has hooks or a parametrisation, or
     that has been replaced by another module, is called as it is.
     """
-    if _is_plain(conv):
+    if conv.bias is not None and is_plain(conv, nn.Conv2d):
         return depthwise_conv(
             x, conv.weight, conv.bias, activation=activation, residual=residual
         )
@@ -26,15 +27,3 @@ def depthwise(
     if activation == 'silu':
         y = F.silu(y)
     return x + y if residual else y
-
-
-def _is_plain(conv: nn.Module) -> bool:
-    """Whether a call would do nothing but convolve with its own weights."""
-    return (
-        type(conv) is nn.Conv2d
-        and conv.bias is not None
-        and not conv._forward_hooks
-        and not conv._forward_pre_hooks
-        and not conv._backward_hooks
-        and not conv._backward_pre_hooks
-    )

@@ -2,10 +2,15 @@
 
 from torch import Tensor, nn
 
+from mmssm.layers.channel_norm import linear_of_norm
+from mmssm.layers.recomputed import linear_after
+
 
 class MLP(nn.Module):
-    """fc2(GELU(fc1 x)) over the channels of a (B, C, H, W) map, exact GELU.
+    """fc2(GELU(fc1(norm x))) over the channels of a (B, C, H, W) map, exact GELU.
 
+    norm: comes before it.  What the norm and the GELU give is computed again in the
+    backward pass.
     fc1: C -> ratio * C; fc2: back to C; weights from N(0, 0.02^2) truncated at 2,
     biases 0.
     """
@@ -20,7 +25,7 @@ class MLP(nn.Module):
             nn.init.trunc_normal_(linear.weight, std=0.02)
             nn.init.zeros_(linear.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x.permute(0, 2, 3, 1)  # (B, H, W, C)
-        x = self.fc2(self.act(self.fc1(x)))
+    def forward(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
+        (hidden,) = linear_of_norm(self.fc1, norm, x)  # (B, H, W, ratio * C)
+        (x,) = linear_after(self.fc2, self.act, (hidden,))
         return x.permute(0, 3, 1, 2)

@@ -3,10 +3,11 @@
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmssm.layers.channel_norm import linear_of_norm
 from mmssm.layers.depthwise import depthwise
+from mmssm.layers.recomputed import linear_after
 from mmssm.layers.state_fusion import StateFusion
 from mmssm.ops import gated_norm, observe, selective_scan
 from mmssm.ops.precision import no_autocast
@@ -15,9 +16,11 @@ from mmssm.ops.precision import no_autocast
 class StructureAwareSSM(nn.Module):
     """Scan the map once, fuse neighbouring states, observe (arXiv 2410.15091).
 
-        u, z = split(in_proj x);  u = SiLU(conv u);  delta, B, C = x_proj u
+        u, z = split(in_proj(norm x));  u = SiLU(conv u);  delta, B, C = x_proj u
         h = scan(u, delta, A, B);  y = C * fusion(h) + D * u
         out = out_proj(LayerNorm(y) * SiLU(z))
+    norm: comes before it.  What the two norms give is computed again in the backward
+    pass.
     x: (B, C, H, W) in row-major scan order, one state per channel, D = expand * C
     inner channels, step rank R = ceil(C / 16).
 
@@ -63,31 +66,33 @@ class StructureAwareSSM(nn.Module):
             inverse_softplus = step + torch.log(-torch.expm1(-step))
             self.dt_proj.bias.copy_(inverse_softplus)
 
-    def forward(self, x: Tensor) -> Tensor:
-        rows = x.permute(0, 2, 3, 1)  # (B, H, W, C)
+    def forward(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
         # two products: halves of one would be strided, and copied again
-        u, z = (
-            F.linear(rows, w).permute(0, 3, 1, 2)
-            for w in self.in_proj.weight.to(x.dtype).chunk(2)
-        )
+        products = linear_of_norm(self.in_proj, norm, x, parts=2)
+        u, z = (rows.permute(0, 3, 1, 2) for rows in products)
         u = depthwise(self.conv, u, activation='silu')  # (B, D, H, W)
         norm = self.out_norm
-        y = gated_norm(self._observe(u), z, norm.weight, norm.bias, norm.eps)
-        return self.out_proj(y.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        gated = (self._observe(u), z, norm.weight, norm.bias)
+        (y,) = linear_after(self.out_proj, self._gate, gated)
+        return y.permute(0, 3, 1, 2)
+
+    def _gate(self, y: Tensor, z: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """The gated norm as rows: (B, D, H, W) -> (B, H, W, D)."""
+        return gated_norm(y, z, weight, bias, self.out_norm.eps).permute(0, 2, 3, 1)
 
     def _observe(self, u: Tensor) -> Tensor:
         """C * fusion(scan(u)) + D * u: (B, D, H, W) -> (B, D, H, W)."""
         height, width = u.shape[2:]
         projected = self.x_proj(u.permute(0, 2, 3, 1))  # (B, H, W, R + 2)
         step, B, C = projected.split([self.rank, 1, 1], dim=-1)
-        delta = F.linear(step, self.dt_proj.weight)  # (B, H, W, D)
         with no_autocast(u):
             h = selective_scan(
                 u.flatten(2),
-                delta.flatten(1, 2).transpose(1, 2),
+                step.flatten(1, 2).transpose(1, 2),
                 -torch.exp(self.A_log),
                 B.flatten(1, 2).transpose(1, 2),
                 self.dt_proj.bias,
+                delta_weight=self.dt_proj.weight,
             )
         return observe(
             h.squeeze(2).unflatten(2, (height, width)),

@@ -34,6 +34,7 @@ from mmssm.ops.depthwise import depthwise_conv
 from mmssm.ops.filter import ssm2d, ssm2d_kernel, ssm2d_prepare, ssm2d_support
 from mmssm.ops.fusion import merge_kernels, observe, state_fusion
 from mmssm.ops.gate import gated_norm
+from mmssm.ops.linear import linear_of
 from mmssm.ops.norm import channel_norm
 from mmssm.ops.scan import selective_scan
 
@@ -41,6 +42,7 @@ __all__ = [
     'channel_norm',
     'depthwise_conv',
     'gated_norm',
+    'linear_of',
     'merge_kernels',
     'mixing_matrix',
     'mixing_rank',

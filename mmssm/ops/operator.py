@@ -12,6 +12,7 @@ derivative and no batching rule.
 
 import inspect
 from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Any, NoReturn
 
 import torch
@@ -20,7 +21,7 @@ from torch.autograd import Function
 from torch.library import custom_op
 from torch.nn import Parameter
 
-from mmssm.ops.precision import no_autocast
+from mmssm.ops.precision import no_autocast, precision
 
 PLAIN = (Tensor, Parameter)
 
@@ -33,6 +34,7 @@ def differentiable(
     adjoint_like: Callable[..., Sequence[Tensor]] | None = None,
     *,
     keeps_result: bool = False,
+    widens: bool = False,
 ) -> Callable[..., Tensor]:
     """What computes `forward` and is differentiated by `adjoint`.
 
@@ -44,14 +46,20 @@ def differentiable(
     that are not None, in their order; with keeps_result all that `forward` gave follows
     the arguments, and where it has a parameter `needs: list[bool]` it is told last
     which of the arguments ask for a gradient.  It runs outside of autocast.
+    widens: all of this is of tensors in one dtype, that of `precision`; what is saved
+    has the dtype that it came in, and so have the gradients.
     like: an empty result for the arguments; adjoint_like: empty gradients for the
     adjoint's, by default (without keeps_result) like the tensors, contiguous.
     """
+    told = 'needs' in inspect.signature(adjoint).parameters
+    adjoint_like = adjoint_like or _like_inputs
+    if widens:
+        forward, like = _widened(forward), _widened(like)
+        adjoint, adjoint_like = _narrowed(adjoint), _narrowed(adjoint_like)
     operator = custom_op(name, forward, mutates_args=())
     adjoint_operator = custom_op(f'{name}_adjoint', adjoint, mutates_args=())
-    told = 'needs' in inspect.signature(adjoint).parameters
     operator.register_fake(like)
-    adjoint_operator.register_fake(adjoint_like or _like_inputs)
+    adjoint_operator.register_fake(adjoint_like)
 
     def save(ctx: Any, inputs: tuple, output: Tensor) -> None:
         ctx.places = [isinstance(value, Tensor) for value in inputs]
@@ -80,8 +88,8 @@ def differentiable(
     def direct_back(
         ctx: Any, grad: Tensor, *unused: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        run = adjoint_operator if _recorded((grad,)) else adjoint
-        if not (torch.is_grad_enabled() or _transformed()):
+        run = adjoint_operator if is_recorded((grad,)) else adjoint
+        if not (torch.is_grad_enabled() or is_transformed()):
             return back(run, ctx, grad)
         with torch.no_grad():  # kernels leave no trace that could be differentiated
             grads = back(run, ctx, grad)
@@ -103,11 +111,11 @@ def differentiable(
     straight = super(Function, direct).apply
 
     def run(*inputs: Any) -> Tensor:
-        if _recorded(inputs):
+        if is_recorded(inputs):
             if _in_forward_mode():  # an operator's derivative would be zero there
                 _refuse_tangents(name)
             found = operator(*inputs)
-        elif _transformed():
+        elif is_transformed():
             found = direct.apply(*inputs)
         elif torch.is_grad_enabled():
             found = straight(*inputs)
@@ -150,6 +158,34 @@ def _refuse_tangents(name: str) -> NoReturn:
     )
 
 
+def _widened(run: Callable[..., Any]) -> Callable[..., Any]:
+    """`run` of tensors that have been brought to one dtype."""
+
+    @wraps(run)
+    def of_wide(*inputs: Any) -> Any:
+        return run(*_wide(inputs))
+
+    return of_wide
+
+
+def _narrowed(run: Callable[..., Sequence[Tensor]]) -> Callable[..., Sequence[Tensor]]:
+    """An adjoint of widened tensors; the gradients in the dtype of what they are of."""
+
+    # what forward gave and what is asked for may follow the arguments
+    @wraps(run)
+    def back(grad: Tensor, *inputs: Any) -> list[Tensor]:
+        tensors = [value for value in inputs if isinstance(value, Tensor)]
+        grads = run(*_wide((grad, *inputs)))
+        return [g.to(t.dtype) for g, t in zip(grads, tensors, strict=False)]
+
+    return back
+
+
+def _wide(inputs: Sequence[Any]) -> list[Any]:
+    dtype = precision(*(value for value in inputs if isinstance(value, Tensor)))
+    return [v.to(dtype) if isinstance(v, Tensor) else v for v in inputs]
+
+
 def _like_inputs(grad: Tensor, *inputs: Any) -> list[Tensor]:
     contiguous = torch.contiguous_format
     return [
@@ -159,7 +195,7 @@ def _like_inputs(grad: Tensor, *inputs: Any) -> list[Tensor]:
     ]
 
 
-def _recorded(inputs: Sequence[Any]) -> bool:
+def is_recorded(inputs: Sequence[Any]) -> bool:
     """Whether a graph or a mode wants to see an operator."""
     if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
         return True
@@ -169,7 +205,7 @@ def _recorded(inputs: Sequence[Any]) -> bool:
     )
 
 
-def _transformed() -> bool:
+def is_transformed() -> bool:
     """Whether forward-mode derivatives or transforms of torch.func may be under way."""
     level = torch.autograd.forward_ad._current_level
     return level >= 0 or torch._C._are_functorch_transforms_active()

@@ -74,6 +74,48 @@ def test_official_values_and_gradients(backend):
                 assert_equal_in_double(grad, data[f'{case}/grad_{name}'], case + name)
 
 
+@pytest.mark.parametrize('shape', SHAPES)
+@pytest.mark.parametrize('backend', ['tree', 'naive'])
+def test_a_step_of_low_rank_is_its_product(shape, backend):
+    u, delta, A, B, bias = make(shape)
+    step, weight = delta[:, :1].detach(), torch.linspace(-1, 1, 2 * len(bias))
+    step = torch.cat([step, step.flip(2)], 1).requires_grad_()  # (B, 2, L)
+    weight = weight.double().view(-1, 2).requires_grad_()
+    inputs = (u, step, A, B, bias, weight)
+    states = selective_scan(*inputs[:5], delta_weight=weight, backend=backend)
+    expected = selective_scan(u, weight @ step, A, B, bias, backend='naive')
+    assert_equal_in_double(states, expected, backend)
+    generator = torch.Generator().manual_seed(0)
+    cotangent = torch.randn(states.shape, generator=generator, dtype=torch.float64)
+    found, right = (
+        torch.autograd.grad(h, inputs, cotangent) for h in (states, expected)
+    )
+    for name, grad, wanted in zip((*NAMES, 'weight'), found, right, strict=True):
+        assert_equal_in_double(grad, wanted, name)
+
+
+def test_low_precision_is_kept_as_it_came_and_computed_in_float32():
+    u, delta, A, B, bias = make((2, 6, 1, 1, 37), torch.float32)
+    low = [t.detach().bfloat16().requires_grad_() for t in (u, delta, B)]
+    kept = []
+
+    def keep(tensor):
+        kept.append(tensor.dtype)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        states = selective_scan(low[0], low[1], A, low[2], bias, backend='tree')
+    assert kept.count(torch.bfloat16) == 3
+    wide = [t.detach().float().requires_grad_() for t in low]
+    expected = selective_scan(wide[0], wide[1], A, wide[2], bias, backend='tree')
+    assert states.dtype == torch.float32
+    assert torch.equal(states, expected)
+    found = torch.autograd.grad(states.square().sum(), low)
+    right = torch.autograd.grad(expected.square().sum(), wide)
+    for grad, wanted in zip(found, right, strict=True):
+        assert torch.equal(grad, wanted.bfloat16())
+
+
 def test_three_steps_by_hand():
     ln2 = torch.log(torch.tensor(2.0, dtype=torch.float64))
     delta = torch.log(torch.expm1(ln2)).expand(1, 1, 3)  # softplus(delta) = ln 2
@@ -133,7 +175,7 @@ def test_recurrence_at_every_small_length(backward):
     [
         (0, (2, 6), r'u has shape \(2, 6\)'),
         (0, (2, 6, 0), 'no zero'),
-        (1, (2, 6, 7), 'expected that of u'),
+        (1, (2, 6, 7), r'delta has shape .* expected \(2, 6, 8\)'),
         (2, (5, 1), r'A has shape .* expected \(D=6, N\)'),
         (3, (2, 4, 1, 8), 'G a divisor of D=6'),
         (4, (5,), r'delta_bias has shape \(5,\); expected \(D=6,\)'),
@@ -144,6 +186,22 @@ def test_bad_shapes_are_named(position, shape, words):
     inputs[position] = torch.zeros(shape)
     with pytest.raises(ValueError, match=words):
         selective_scan(*inputs)
+
+
+@pytest.mark.parametrize(
+    ('weight', 'delta', 'words'),
+    [
+        ((5, 2), (2, 2, 8), r'delta_weight has shape \(5, 2\); expected \(D=6, R=2\)'),
+        ((6, 2), (2, 3, 8), r'delta_weight has shape .* expected \(D=6, R=3\)'),
+        ((6, 2), (2, 2, 7), r'delta has shape .* expected \(2, 2, 8\)'),
+    ],
+)
+def test_bad_shapes_of_low_rank_are_named(weight, delta, words):
+    u, _, A, B, bias = make((2, 6, 1, 1, 8))
+    with pytest.raises(ValueError, match=words):
+        selective_scan(
+            u, torch.zeros(delta), A, B, bias, delta_weight=torch.ones(weight)
+        )
 
 
 def test_unknown_backend_is_named():

@@ -139,6 +139,24 @@ def test_result_is_the_same_every_time():
         assert torch.equal(first[name], second[name])
 
 
+@pytest.mark.parametrize('shape', [(2, 6, 1, 1, 21), (1, 4, 3, 2, 9)])
+def test_a_step_of_low_rank_is_its_product(shape):
+    u, delta, A, B, bias = make(shape)
+    step = delta[:, :2].detach().requires_grad_()  # (B, R, L)
+    weight = torch.linspace(-1, 1, 2 * len(bias)).double().view(-1, 2).requires_grad_()
+    inputs = (u, step, A, B, bias, weight)
+    fast, naive = (
+        selective_scan(*inputs[:5], delta_weight=weight, backend=backend)
+        for backend in ('triton', 'naive')
+    )
+    assert_equal_in_double(fast, naive)
+    cotangent = torch.linspace(-1, 2, fast.numel()).double().view(fast.shape)
+    grads = (torch.autograd.grad(h, inputs, cotangent) for h in (fast, naive))
+    for pair in zip(*grads, strict=True):
+        assert_equal_in_double(*pair)
+    opcheck(torch.ops.mmssm.selective_scan_low_rank_triton, inputs)
+
+
 def test_operators_are_registered_soundly():
     inputs = make((1, 2, 2, 1, 5))
     opcheck(torch.ops.mmssm.selective_scan_triton, inputs)

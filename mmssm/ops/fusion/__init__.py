@@ -33,10 +33,10 @@ dispatch.register(
         trial.kernels(
             'state_fusion',
             'mmssm.ops.fusion.triton:state_fusion_triton',
-            widened(state_fusion_shared_border),
+            state_fusion_shared_border,
             _small_fusion,
         ),
-        dispatch.Implementation('shared_border', widened(state_fusion_shared_border)),
+        dispatch.Implementation('shared_border', state_fusion_shared_border),
         dispatch.Implementation('naive', widened(state_fusion_naive)),
     ],
     # as its convolutions
@@ -48,10 +48,10 @@ dispatch.register(
         trial.kernels(
             'observe',
             'mmssm.ops.fusion.triton:observe_triton',
-            widened(observe_shared_border),
+            observe_shared_border,
             _small_observation,
         ),
-        dispatch.Implementation('shared_border', widened(observe_shared_border)),
+        dispatch.Implementation('shared_border', observe_shared_border),
         dispatch.Implementation('naive', widened(observe_naive)),
     ],
     # as the convolutions of the fusion

@@ -183,4 +183,6 @@ def _adjoint_like(
     return [grad_h, *others, taps.new_empty(taps.shape)]
 
 
-_observe = differentiable('mmssm::observe', _forward, _adjoint, _like, _adjoint_like)
+_observe = differentiable(
+    'mmssm::observe', _forward, _adjoint, _like, _adjoint_like, widens=True
+)

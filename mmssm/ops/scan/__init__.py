@@ -13,7 +13,7 @@ __all__ = ['selective_scan']
 def _small(randn: trial.Draw) -> tuple:
     """Arguments for a first try."""
     u, delta = randn(2, 1, 300, 6).mT
-    return u, delta, -randn(6, 1).exp(), randn(1, 1, 1, 300), randn(6)
+    return u, delta, -randn(6, 1).exp(), randn(1, 1, 1, 300), randn(6), None
 
 
 dispatch.register(
@@ -22,16 +22,19 @@ dispatch.register(
         trial.kernels(
             'selective_scan',
             'mmssm.ops.scan.triton:selective_scan_triton',
-            widened(selective_scan_tree),
+            selective_scan_tree,
             _small,
         ),
-        dispatch.Implementation('tree', widened(selective_scan_tree)),
+        dispatch.Implementation('tree', selective_scan_tree),
         dispatch.Implementation('naive', widened(selective_scan_naive)),
     ],
-    # 7 B L D N, the count of the published tables
+    # 7 B L D N, the count of the published tables, and a product for the delta
     counting.Cost(
-        macs=lambda u, delta, A, B, bias: 7 * u.numel() * A.shape[1],
-        zeros=lambda u, delta, A, B, bias: u.new_zeros(
+        macs=lambda u, delta, A, B, bias, weight: (
+            7 * u.numel() * A.shape[1]
+            + (0 if weight is None else delta.numel() * weight.shape[0])
+        ),
+        zeros=lambda u, delta, A, *rest: u.new_zeros(
             *u.shape[:2], A.shape[1], u.shape[2]
         ),
     ),
@@ -45,6 +48,7 @@ def selective_scan(
     B: Tensor,
     delta_bias: Tensor | None = None,
     *,
+    delta_weight: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """All states of a discretised diagonal state-space model.
@@ -58,8 +62,11 @@ def selective_scan(
     u: (B, D, L), input.  delta: (B, D, L), step before the softplus.
     A: (D, N), negative for a decaying state.  B: (B, G, N, L), D a multiple of G,
     channel d uses group d // (D / G); (B, N, L) means one group.
-    delta_bias: (D,).  Returns (B, D, N, L), in float64 if any input is float64 and
-    in float32 otherwise, autocast or not.  Memory is O(B D N L).
+    delta_bias: (D,).
+    delta_weight: (D, R) where the step is of low rank: delta, (B, R, L), stands for
+    delta_weight @ delta, which is not kept for the backward pass.
+    Returns (B, D, N, L), in float64 if any input is float64 and in float32 otherwise,
+    autocast or not.  Memory is O(B D N L).
     backend: 'triton', the default on a GPU; 'tree', the default elsewhere; 'naive',
     the definition.
 
@@ -67,27 +74,39 @@ def selective_scan(
     """
     if B.dim() == 3:
         B = B.unsqueeze(1)
-    _check(u, delta, A, B, delta_bias)
+    _check(u, delta, A, B, delta_bias, delta_weight)
     run = dispatch.choose('selective_scan', backend, u, delta, A, B, delta_bias)
     with no_autocast(u):
         if delta_bias is None:
             delta_bias = A.new_zeros(A.shape[0])
-        return run(u, delta, A, B, delta_bias)
+        return run(u, delta, A, B, delta_bias, delta_weight)
 
 
 def _check(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor | None
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    delta_bias: Tensor | None,
+    delta_weight: Tensor | None,
 ) -> None:
     if u.dim() != 3 or 0 in u.shape:
         raise ValueError(
             f'u has shape {tuple(u.shape)}; expected (B, D, L) with no zero'
         )
     batch, channels, length = u.shape
-    if delta.shape != u.shape:
-        raise ValueError(
-            f'delta has shape {tuple(delta.shape)}; expected that of u, '
-            f'{tuple(u.shape)}'
-        )
+    if delta_weight is not None:
+        rank = delta.shape[1] if delta.dim() == 3 else 'R'
+        if delta_weight.shape != (channels, rank):
+            raise ValueError(
+                f'delta_weight has shape {tuple(delta_weight.shape)}; expected '
+                f'(D={channels}, R={rank})'
+            )
+        expected = (batch, rank, length)
+    else:
+        expected = (batch, channels, length)
+    if delta.shape != expected:
+        raise ValueError(f'delta has shape {tuple(delta.shape)}; expected {expected}')
     if A.dim() != 2 or A.shape[0] != channels:
         raise ValueError(f'A has shape {tuple(A.shape)}; expected (D={channels}, N)')
     states = A.shape[1]

@@ -6,10 +6,17 @@ from torch import Tensor
 
 
 def selective_scan_naive(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    delta_bias: Tensor,
+    delta_weight: Tensor | None,
 ) -> Tensor:
     """The twin that defines `selective_scan`; same shapes, B with four axes."""
     B = B.repeat_interleave(u.shape[1] // B.shape[1], dim=1)  # (B, D, N, L)
+    if delta_weight is not None:
+        delta = delta_weight @ delta
     dt = F.softplus(delta + delta_bias[:, None])  # (B, D, L)
     h = torch.zeros_like(B[..., 0])
     states = []

@@ -19,16 +19,19 @@ from mmssm.ops.operator import differentiable
 
 
 def selective_scan_tree(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    delta_bias: Tensor,
+    delta_weight: Tensor | None,
 ) -> Tensor:
     """Same shapes as the naive twin; the states are laid out channels last."""
-    states = _scan(
-        u.transpose(1, 2),
-        delta.transpose(1, 2),
-        A,
-        B.permute(0, 3, 1, 2),
-        delta_bias,
-    )
+    u, delta, B = u.transpose(1, 2), delta.transpose(1, 2), B.permute(0, 3, 1, 2)
+    if delta_weight is None:
+        states = _scan(u, delta, A, B, delta_bias)
+    else:
+        states = _scan_low_rank(u, delta, A, B, delta_bias, delta_weight)
     return states.permute(0, 2, 3, 1)
 
 
@@ -83,7 +86,56 @@ def _adjoint_like(grad: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
 
 
 _scan = differentiable(
-    'mmssm::selective_scan', _states, _adjoint, _like, _adjoint_like, keeps_result=True
+    'mmssm::selective_scan',
+    _states,
+    _adjoint,
+    _like,
+    _adjoint_like,
+    keeps_result=True,
+    widens=True,
+)
+
+
+def _low_rank_states(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    delta_bias: Tensor,
+    delta_weight: Tensor,
+) -> Tensor:
+    """delta: (B, L, R); delta_weight: (D, R)."""
+    return _states(u, F.linear(delta, delta_weight), A, B, delta_bias)
+
+
+def _low_rank_adjoint(
+    grad: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    delta_bias: Tensor,
+    delta_weight: Tensor,
+    h: Tensor,
+) -> list[Tensor]:
+    wide = F.linear(delta, delta_weight)
+    grad_u, grad_wide, *others = _adjoint(grad, u, wide, A, B, delta_bias, h)
+    grad_weight = grad_wide.flatten(0, 1).mT @ delta.flatten(0, 1)
+    return [grad_u, grad_wide @ delta_weight, *others, grad_weight]
+
+
+def _low_rank_adjoint_like(grad: Tensor, *inputs: Tensor) -> list[Tensor]:
+    return list(_adjoint_like(grad, *inputs))
+
+
+_scan_low_rank = differentiable(
+    'mmssm::selective_scan_low_rank',
+    _low_rank_states,
+    _low_rank_adjoint,
+    _like,
+    _low_rank_adjoint_like,
+    keeps_result=True,
+    widens=True,
 )
 
 

@@ -19,6 +19,7 @@ One state per channel and one group, as in Spatial-Mamba, have kernels of their 
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -35,14 +36,23 @@ MAPS = 4096  # numbers of the maps of all segments, which are read as one tile
 
 
 def selective_scan_triton(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    delta_bias: Tensor,
+    delta_weight: Tensor | None = None,
 ) -> Tensor:
     """Same shapes as the naive twin; the states are laid out channels last.
 
     Inputs of any floating-point dtype and strides are read as they are; sums are in
     float64 if any of them is and in float32 otherwise.
     """
-    return _scanned(u, delta, A, B, delta_bias).permute(0, 3, 2, 1)
+    if delta_weight is None:
+        states = _scanned(u, delta, A, B, delta_bias)
+    else:
+        states = _scanned_low_rank(u, delta, A, B, delta_bias, delta_weight)
+    return states.permute(0, 3, 2, 1)
 
 
 class Tiles(NamedTuple):
@@ -506,5 +516,80 @@ _scanned = differentiable(
     _adjoint,
     _empty_states,
     _adjoint_like,
+    keeps_result=True,
+)
+
+
+def _low_rank_states(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    delta_bias: Tensor,
+    delta_weight: Tensor,
+) -> Tensor:
+    """delta: (B, R, L); delta_weight: (D, R)."""
+    return _states(u, _wide_delta(delta, delta_weight), A, B, delta_bias)
+
+
+def _low_rank_adjoint(
+    grad: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    delta_bias: Tensor,
+    delta_weight: Tensor,
+    h: Tensor,
+) -> list[Tensor]:
+    wide = _wide_delta(delta, delta_weight)
+    grad_u, grad_wide, *others = _adjoint(grad, u, wide, A, B, delta_bias, h)
+    rows = grad_wide.transpose(1, 2)  # (B, L, D)
+    grad_delta = (rows @ delta_weight.to(rows.dtype)).transpose(1, 2)
+    factor = delta.transpose(1, 2).flatten(0, 1).to(rows.dtype)
+    grad_weight = rows.flatten(0, 1).mT @ factor
+    return [grad_u, grad_delta, *others, grad_weight.to(delta_weight.dtype)]
+
+
+def _wide_delta(delta: Tensor, delta_weight: Tensor) -> Tensor:
+    """(B, R, L) -> (B, D, L) in delta's dtype, channels last."""
+    rows = F.linear(delta.transpose(1, 2), delta_weight.to(delta.dtype))
+    return rows.transpose(1, 2)
+
+
+def _empty_low_rank_states(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    delta_bias: Tensor,
+    delta_weight: Tensor,
+) -> Tensor:
+    return _empty_states(u, delta, A, B, delta_bias)
+
+
+def _low_rank_adjoint_like(
+    grad: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    delta_bias: Tensor,
+    delta_weight: Tensor,
+    h: Tensor,
+) -> list[Tensor]:
+    grad_u, _, *others = _adjoint_like(grad, u, u, A, B, delta_bias, h)
+    batch, rank, length = delta.shape
+    grad_delta = delta.new_empty(batch, length, rank).transpose(1, 2)
+    grad_weight = delta_weight.new_empty(delta_weight.shape)
+    return [grad_u, grad_delta, *others, grad_weight]
+
+
+_scanned_low_rank = differentiable(
+    'mmssm::selective_scan_low_rank_triton',
+    _low_rank_states,
+    _low_rank_adjoint,
+    _empty_low_rank_states,
+    _low_rank_adjoint_like,
     keeps_result=True,
 )
