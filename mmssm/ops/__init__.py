@@ -34,8 +34,8 @@ from mmssm.ops.depthwise import depthwise_conv
 from mmssm.ops.filter import ssm2d, ssm2d_kernel, ssm2d_prepare, ssm2d_support
 from mmssm.ops.fusion import merge_kernels, observe, state_fusion
 from mmssm.ops.gate import gated_norm
-from mmssm.ops.linear import linear_of
 from mmssm.ops.norm import channel_norm
+from mmssm.ops.recomputed import linear_of
 from mmssm.ops.scan import selective_scan
 
 __all__ = [
