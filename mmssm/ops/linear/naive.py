@@ -11,26 +11,16 @@ EPS = 1e-6
 
 def linear_attention_naive(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     """The twin that defines `linear_attention`; same shapes, one dtype."""
-    size, length = q.shape[2:], q.shape[2:].numel()
+    size = q.shape[2:]
     angles = rotary_angles(size, q.shape[1], q)
-    q, k = (F.elu(x.flatten(2).transpose(1, 2)) + 1 for x in (q, k))  # (B, L, C)
-    turned_q, turned_k, q, k, values = (
-        x.unflatten(-1, (heads, -1)).unbind(1)
-        for x in (
-            rotate(q, angles),
-            rotate(k, angles),
-            q,
-            k,
-            v.flatten(2).transpose(1, 2),
-        )
-    )  # each: L times (B, heads, C / heads)
+    a, b = (F.elu(x.flatten(2).mT) + 1 for x in (q, k))  # (B, L, C)
+    turned_a, turned_b, a, b, values = (
+        x.unflatten(-1, (heads, -1))
+        for x in (rotate(a, angles), rotate(b, angles), a, b, v.flatten(2).mT)
+    )  # (B, L, heads, C / heads)
     y = []
-    for p in range(length):
-        total = torch.zeros_like(values[p])
-        level = torch.zeros_like(values[p][..., :1])
-        for other in range(length):
-            turned = (turned_q[p] * turned_k[other]).sum(-1, keepdim=True)
-            total = total + turned * values[other]
-            level = level + (q[p] * k[other]).sum(-1, keepdim=True)
-        y.append(total / length / (level / length + EPS))
+    for p in range(len(angles)):
+        seen = (turned_a[:, p, None] * turned_b).sum(-1, keepdim=True)
+        level = (a[:, p, None] * b).sum(-1, keepdim=True).mean(1)
+        y.append((seen * values).mean(1) / (level + EPS))
     return torch.stack(y, -1).flatten(1, 2).unflatten(2, size)
