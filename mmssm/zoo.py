@@ -4,6 +4,7 @@ import os
 from fnmatch import fnmatchcase
 
 from mmssm.backbones import (
+    MILA,
     Classifier,
     ConvNeXt,
     HierarchicalBackbone,
@@ -16,6 +17,7 @@ from mmssm.backbones import (
 FAMILIES: dict[str, type[HierarchicalBackbone]] = {
     'convnext': ConvNeXt,
     'mega': Mega,
+    'mila': MILA,
     'spatial_mamba': SpatialMamba,
     'vminet': VMINet,
 }

@@ -127,13 +127,14 @@ def test_model_and_optimizer_build(cfg):
     assert sorted(grouped) == sorted(trained)
 
 
-@each_tiny_of('spatial_mamba', 'vminet')
-def test_only_the_published_norms_are_exempt_from_decay(cfg):
+@each_tiny_of('mila', 'spatial_mamba', 'vminet')
+def test_only_the_published_norms_are_exempt_from_decay(cfg, path):
+    decayed = () if path.parent.name == 'mila' else ('.norm1', '.norm2')
     assert undecayed(cfg) == {
         f'{name}.{parameter}'
         for name, module in MODELS.build(cfg.model.backbone).named_modules()
         if isinstance(module, nn.LayerNorm | nn.BatchNorm2d)
-        and not name.endswith(('.norm1', '.norm2'))
+        and not name.endswith(decayed)
         for parameter in ('weight', 'bias')
     }
 
@@ -236,7 +237,11 @@ def test_unknown_key_and_missing_weights_are_named(cfg, monkeypatch, tmp_path):
 @each_recipe
 def test_released_classifiers_are_where_training_starts(cfg):
     backbone = cfg.model.backbone
-    family = {'mmssm.SpatialMamba': 'spatial_mamba', 'mmssm.VMINet': 'vminet'}
+    family = {
+        'mmssm.MILA': 'mila',
+        'mmssm.SpatialMamba': 'spatial_mamba',
+        'mmssm.VMINet': 'vminet',
+    }
     name = f'{family.get(backbone.type)}_{backbone.get("arch")}'
     official = backbone.get('init_cfg') == dict(
         type='Pretrained', checkpoint='official'

@@ -8,6 +8,8 @@ with the letters of that module:
     selective scan       7 B L D N, the count of the published tables
     state fusion         9 K B C H W, its convolutions; the observation, likewise
     separable attention  B C H W, its weighted sum
+    linear attention     (2 C / heads + 1) B C H W, keys with values, queries with both
+                         and the levels that divide
     2-D SSM              4 S N h w             states of a kernel of h x w
                        + 2 N d C h w           kernels of d directions
                        + (2 B + 1) C F(n)      FFTs of maps, kernels and results

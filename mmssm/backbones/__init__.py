@@ -4,10 +4,12 @@ from mmssm.backbones.classifier import Classifier
 from mmssm.backbones.convnext import ConvNeXt
 from mmssm.backbones.hierarchical import HierarchicalBackbone
 from mmssm.backbones.mega import Mega
+from mmssm.backbones.mila import MILA
 from mmssm.backbones.spatial_mamba import SpatialMamba
 from mmssm.backbones.vminet import VMINet
 
 __all__ = [
+    'MILA',
     'Classifier',
     'ConvNeXt',
     'HierarchicalBackbone',

@@ -27,19 +27,27 @@ def read_arch(arch: Arch, zoo: Mapping[str, Mapping[str, object]]) -> dict[str, 
             f'{sorted(expected)}'
         )
     settings = dict(arch)
-    depths = _positive(settings['depths'], 'depths')
-    channels = settings['channels']
-    if isinstance(channels, int):
-        channels = [channels * 2**i for i in range(len(depths))]
-    settings['depths'] = depths
-    settings['channels'] = _positive(channels, 'channels')
-    if len(settings['channels']) != len(depths):
-        raise ValueError(
-            f'arch has {len(depths)} depths {depths} but '
-            f'{len(settings["channels"])} channels {settings["channels"]}; expected '
-            'one of each per stage, or one int for channels'
-        )
+    settings['depths'] = _positive(settings['depths'], 'depths')
+    settings['channels'] = per_stage(
+        settings['channels'], 'channels', settings['depths']
+    )
     return settings
+
+
+def per_stage(values: object, name: str, depths: Sequence[int]) -> tuple[int, ...]:
+    """One positive integer for each of the depths; one int is doubled each time.
+
+    name: the setting's, for what is raised: ValueError for values that do not fit.
+    """
+    if isinstance(values, int):
+        values = [values * 2**i for i in range(len(depths))]
+    values = _positive(values, name)
+    if len(values) != len(depths):
+        raise ValueError(
+            f'arch has {len(depths)} depths {depths} but {len(values)} {name} '
+            f'{values}; expected one of each per stage, or one int for {name}'
+        )
+    return values
 
 
 def _positive(values: object, name: str) -> tuple[int, ...]:

@@ -5,12 +5,13 @@ that inputs in `torch.channels_last` are never copied to change layout.
 """
 
 from mmssm.layers.channel_norm import ChannelNorm
-from mmssm.layers.conv_downsample import ConvDownsample
+from mmssm.layers.conv_downsample import ConvDownsample, PaddedConvDownsample
 from mmssm.layers.conv_norm_act import ConvNormAct
-from mmssm.layers.conv_stem import ConvStem
+from mmssm.layers.conv_stem import ConvStem, PaddedConvStem
 from mmssm.layers.drop_path import DropPath
 from mmssm.layers.exponential_moving_average import ExponentialMovingAverage
 from mmssm.layers.gated_attention import GatedAttention
+from mmssm.layers.linear_attention import GatedLinearAttention, LinearAttention
 from mmssm.layers.mlp import MLP
 from mmssm.layers.patch_conv import PatchConv
 from mmssm.layers.relative_position_bias import RelativePositionBias
@@ -29,6 +30,10 @@ __all__ = [
     'DropPath',
     'ExponentialMovingAverage',
     'GatedAttention',
+    'GatedLinearAttention',
+    'LinearAttention',
+    'PaddedConvDownsample',
+    'PaddedConvStem',
     'PatchConv',
     'RelativePositionBias',
     'SeparableAttention',

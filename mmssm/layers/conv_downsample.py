@@ -1,8 +1,9 @@
-"""Downsampling between the stages of Spatial-Mamba."""
+"""Downsampling between the stages of Spatial-Mamba and MILA."""
 
-from torch import nn
+from torch import Tensor, nn
 
 from mmssm.layers.conv_norm_act import ConvNormAct, NormFactory
+from mmssm.layers.padding import pad_to_multiple
 
 
 class ConvDownsample(nn.Sequential):
@@ -19,3 +20,10 @@ class ConvDownsample(nn.Sequential):
             ConvNormAct(wide, wide, 3, stride=2, groups=wide, bias=True, act=nn.ReLU()),
             ConvNormAct(wide, out_channels, 1, bias=True, norm=norm),
         )
+
+
+class PaddedConvDownsample(ConvDownsample):
+    """The downsampling of MILA: an odd H or W gets one more row or column of zeros."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(pad_to_multiple(x, 2))

@@ -1,8 +1,9 @@
-"""Convolutional stem of Spatial-Mamba."""
+"""Convolutional stem of Spatial-Mamba and MILA."""
 
 from torch import Tensor, nn
 
 from mmssm.layers.conv_norm_act import ConvNormAct, NormFactory
+from mmssm.layers.padding import pad_to_multiple
 
 
 class ConvStem(nn.Module):
@@ -31,3 +32,10 @@ class ConvStem(nn.Module):
         x = self.conv1(x)
         x = x + self.conv2(x)
         return self.conv3(x)
+
+
+class PaddedConvStem(ConvStem):
+    """The stem of MILA: zeros below and to the right make H and W multiples of 4."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(pad_to_multiple(x, 4))

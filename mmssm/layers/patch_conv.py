@@ -1,7 +1,8 @@
 """Convolution that cuts a map into patches."""
 
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from mmssm.layers.padding import pad_to_multiple
 
 
 class PatchConv(nn.Conv2d):
@@ -17,6 +18,4 @@ class PatchConv(nn.Conv2d):
         nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        patch = self.stride[0]
-        height, width = x.shape[2:]
-        return super().forward(F.pad(x, (0, -width % patch, 0, -height % patch)))
+        return super().forward(pad_to_multiple(x, self.stride[0]))

@@ -34,20 +34,30 @@ from mmssm.ops.depthwise import depthwise_conv
 from mmssm.ops.filter import ssm2d, ssm2d_kernel, ssm2d_prepare, ssm2d_support
 from mmssm.ops.fusion import merge_kernels, observe, state_fusion
 from mmssm.ops.gate import gated_norm
+from mmssm.ops.linear import (
+    attention_matrix,
+    linear_attention,
+    rotary_angles,
+    rotate,
+)
 from mmssm.ops.norm import channel_norm
 from mmssm.ops.recomputed import linear_of
 from mmssm.ops.scan import selective_scan
 
 __all__ = [
+    'attention_matrix',
     'channel_norm',
     'depthwise_conv',
     'gated_norm',
+    'linear_attention',
     'linear_of',
     'merge_kernels',
     'mixing_matrix',
     'mixing_rank',
     'observe',
     'resample_positions',
+    'rotary_angles',
+    'rotate',
     'selective_scan',
     'separable_attention',
     'ssm2d',

@@ -41,7 +41,7 @@ VMINET = 'https://github.com/yws-wxs/VMINet/releases/download/output'
 VMAMBA = 'https://github.com/MzeroMiko/VMamba/releases/download'
 MILA = 'https://cloud.tsinghua.edu.cn/f'
 # What this package has backbones for.
-FAMILIES = ('spatial_mamba', 'vminet')
+FAMILIES = ('mila', 'spatial_mamba', 'vminet')
 
 
 def _classifier(address: str, family: str, arch: str, top1: float) -> Released:
@@ -156,6 +156,19 @@ for _arch, _key, _top1 in (
     ('base', '91c85c5a1061496d8796', 85.3),
 ):
     ALL[f'mila_{_arch}'] = _classifier(f'{MILA}/{_key}/?dl=1', 'mila', _arch, _top1)
+for _arch, _schedule, _key, _box, _mask in (
+    ('tiny', '1x', 'ce362e868fb5491ca55c', 46.8, 42.1),
+    ('small', '1x', '3d29bec850e0441a8842', 49.2, 44.2),
+    ('base', '1x', '826278b01bed4df2bbc1', 50.5, 45.0),
+    ('tiny', 'ms-crop-3x', '339d49127565432fb912', 48.8, 43.8),
+    ('small', 'ms-crop-3x', 'b501c886982e4c7f926d', 50.5, 44.9),
+):
+    ALL[_det('mila', _arch[0], _schedule)] = _detector(
+        f'{MILA}/{_key}/?dl=1', 'mila', _arch, _box, _mask
+    )
+ALL[_seg('mila', 'b')] = _segmenter(
+    f'{MILA}/41760d4a531a4ffc9cbf/?dl=1', 'mila', 'base', 51.9, 52.5
+)
 
 # name -> file, of the families that this package has
 RELEASED = {name: entry for name, entry in ALL.items() if entry.family in FAMILIES}

@@ -8,15 +8,19 @@ import torch
 from torch import nn
 
 from mmssm.analysis.flops import count_macs, counting, fft_macs, macs_per_module
-from mmssm.backbones import SpatialMamba, VMINet
+from mmssm.backbones import MILA, SpatialMamba, VMINet
 from mmssm.layers import SSM2D, StateFusion
 from mmssm.ops import dispatch, selective_scan, ssm2d, ssm2d_kernel, ssm2d_prepare
 
-# GFLOPs of the classifier at 224 x 224, of arXiv 2410.15091 and of the released VMINet
+# GFLOPs of the classifier at 224 x 224, of arXiv 2410.15091 and 2405.16605 and of the
+# released VMINet
 PUBLISHED = {
     (SpatialMamba, 'tiny'): 4.468,
     (SpatialMamba, 'small'): 7.117,
     (SpatialMamba, 'base'): 15.801,
+    (MILA, 'tiny'): 4.2,
+    (MILA, 'small'): 7.3,
+    (MILA, 'base'): 16.2,
     (VMINet, 'ti'): 0.350,
     (VMINet, 'xs'): 1.258,
     (VMINet, 's'): 2.301,

@@ -1,16 +1,21 @@
 """The classifiers of the papers over the backbones, against the official logits."""
 
 import json
+import re
 
 import golden
 import pytest
 import torch
 from parity import assert_equal_in_double
 
-from mmssm.backbones import Classifier, ConvNeXt, SpatialMamba, VMINet
+from mmssm.backbones import MILA, Classifier, ConvNeXt, SpatialMamba, VMINet
 
 CLASSES = 10
 FAMILIES = {
+    'mila': (
+        MILA,
+        {'arch': {'channels': 16, 'depths': (1, 1, 2, 1), 'heads': 1}},
+    ),
     'spatial_mamba': (SpatialMamba, {'arch': {'channels': 16, 'depths': (1, 1, 2, 1)}}),
     'vminet': (
         VMINet,
@@ -20,14 +25,18 @@ FAMILIES = {
         },
     ),
 }
-LOGITS = golden.load('logits')
+LOGITS = golden.load('logits') | {
+    name.replace('logits', 'mila'): logits
+    for name, logits in golden.load('mila_tiny').items()
+    if name.startswith('logits/')
+}
 
 
 def official_file(family, tmp_path, classes=CLASSES):
     """A released classifier: official names, in the way its authors save it."""
     keys = json.loads((golden.DATA / f'{family}_tiny_keys.json').read_text())
     shapes = {name: tuple(shape) for name, shape in keys}
-    last = 128 if family == 'spatial_mamba' else 64
+    last = 64 if family == 'vminet' else 128
     for name in ('weight', 'bias', 'running_mean', 'running_var'):
         if family == 'vminet' or not name.startswith('running'):
             shapes[f'norm.{name}'] = (last,)
@@ -37,7 +46,7 @@ def official_file(family, tmp_path, classes=CLASSES):
     weights = {
         name: golden.weight(name, shape)
         for name, shape in shapes.items()
-        if not name.startswith('outnorm')
+        if not re.match(r'(out)?norm\d', name)
     }
     path = tmp_path / 'released.pth'
     torch.save({'model': weights, 'epoch': 299}, path)

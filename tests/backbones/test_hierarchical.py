@@ -20,6 +20,7 @@ SMALL = {
         'expanded': 16,
         'hidden': 16,
     },
+    'MILA': {'channels': 8, 'depths': (1, 2, 1, 1), 'heads': 1},
     'SpatialMamba': {'channels': 8, 'depths': (1, 2, 1, 1)},
     'VMINet': {'channels': 8, 'depths': (1, 2, 1, 1), 'expand': 2},
 }

@@ -11,10 +11,11 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import mmssm
-from mmssm.backbones import SpatialMamba, VMINet
+from mmssm.backbones import MILA, SpatialMamba, VMINet
 from mmssm.export.fuse import fuse_for_inference
 
 BACKBONES = {
+    'MILA': (MILA, {'channels': 16, 'depths': (1, 1, 2, 1), 'heads': 1}),
     'SpatialMamba': (SpatialMamba, {'channels': 16, 'depths': (1, 1, 2, 1)}),
     'VMINet': (VMINet, {'channels': 16, 'depths': (1, 2, 2, 1), 'expand': 2}),
 }

@@ -101,6 +101,11 @@ def _attention_inputs(
     return [q, k, torch.randn(height, width), torch.tensor(0.7), torch.tensor(1.2)]
 
 
+def _linear_inputs(batch: int, channels: int, height: int, width: int) -> list[Tensor]:
+    maps = torch.randn(3, batch, height, width, channels).permute(0, 1, 4, 2, 3)
+    return list(maps)
+
+
 def _filter_inputs(batch: int, channels: int, height: int, width: int) -> list[Tensor]:
     """16 states, one SSM in each of 4 directions."""
     A, B = torch.sigmoid(0.2 * torch.randn(6, 4, 16)).split([4, 2])
@@ -126,5 +131,6 @@ OPS = {
     'gated_norm': Op(_gate_inputs, 128),
     'depthwise_conv': Op(_conv_inputs, 128),
     'separable_attention': Op(_attention_inputs, 96),
+    'linear_attention': Op(_linear_inputs, 64),
     'ssm2d': Op(_filter_inputs, 96),
 }

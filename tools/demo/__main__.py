@@ -44,6 +44,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # The configs for detection and for segmentation of every model.
 MODELS = {
+    'mila': (
+        'mask-rcnn_mila-demo_fpn_shapes.py',
+        'mila-demo_upernet_shapes.py',
+    ),
     'spatial-mamba': (
         'mask-rcnn_spatialmamba-demo_fpn_shapes.py',
         'spatialmamba-demo_upernet_shapes.py',

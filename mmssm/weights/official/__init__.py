@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from mmssm.weights.official import convnext, spatial_mamba, ssm2d, vminet
+from mmssm.weights.official import convnext, mila, spatial_mamba, ssm2d, vminet
 from mmssm.weights.official.family import Family, StateDict
 from mmssm.weights.pickles import Foreign
 
@@ -19,6 +19,7 @@ FAMILIES: dict[str, Family] = {
     **vminet.FAMILIES,
     **convnext.FAMILIES,
     **ssm2d.FAMILIES,
+    **mila.FAMILIES,
 }
 CLASSIFIER = re.compile(r'(norm|head|classifier)\.')
 OUTER_KEYS = ('state_dict', 'model')
