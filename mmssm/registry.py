@@ -21,7 +21,7 @@ from mmengine.registry import (
 from mmengine.registry import Registry
 from torch import nn
 
-from mmssm.backbones import ConvNeXt, Mega, SpatialMamba, VMINet, hierarchical
+from mmssm.backbones import ConvNeXt, Mega, SpatialMamba, VMamba, VMINet, hierarchical
 from mmssm.hosts import SSM2DHost, ssm2d_host
 from mmssm.layers import norms
 
@@ -37,7 +37,7 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     scope='mmssm',
     locations=['mmssm.openmmlab.engine'],
 )
-BACKBONES = (ConvNeXt, Mega, SpatialMamba, SSM2DHost, VMINet)
+BACKBONES = (ConvNeXt, Mega, SpatialMamba, SSM2DHost, VMamba, VMINet)
 
 
 class _ToMMEngine(logging.Handler):

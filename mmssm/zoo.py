@@ -9,6 +9,7 @@ from mmssm.backbones import (
     HierarchicalBackbone,
     Mega,
     SpatialMamba,
+    VMamba,
     VMINet,
 )
 
@@ -17,6 +18,7 @@ FAMILIES: dict[str, type[HierarchicalBackbone]] = {
     'convnext': ConvNeXt,
     'mega': Mega,
     'spatial_mamba': SpatialMamba,
+    'vmamba': VMamba,
     'vminet': VMINet,
 }
 # name -> class, arch

@@ -5,6 +5,7 @@ from mmssm.backbones.convnext import ConvNeXt
 from mmssm.backbones.hierarchical import HierarchicalBackbone
 from mmssm.backbones.mega import Mega
 from mmssm.backbones.spatial_mamba import SpatialMamba
+from mmssm.backbones.vmamba import VMamba
 from mmssm.backbones.vminet import VMINet
 
 __all__ = [
@@ -13,5 +14,6 @@ __all__ = [
     'HierarchicalBackbone',
     'Mega',
     'SpatialMamba',
+    'VMamba',
     'VMINet',
 ]

@@ -15,7 +15,7 @@ def depthwise(
 ) -> Tensor:
     """act(conv x), plus x if residual; see `ops.depthwise_conv`.  Shapes are kept.
 
-    conv: depthwise, 3 x 3, with bias.  One that has hooks or a parametrisation, or
+    conv: depthwise, 3 x 3.  One that has hooks or a parametrisation, or
     that has been replaced by another module, is called as it is.
     """
     if _is_plain(conv):
@@ -32,7 +32,6 @@ def _is_plain(conv: nn.Module) -> bool:
     """Whether a call would do nothing but convolve with its own weights."""
     return (
         type(conv) is nn.Conv2d
-        and conv.bias is not None
         and not conv._forward_hooks
         and not conv._forward_pre_hooks
         and not conv._backward_hooks

@@ -32,7 +32,7 @@ VMINET = 'https://github.com/yws-wxs/VMINet/releases/download/output'
 VMAMBA = 'https://github.com/MzeroMiko/VMamba/releases/download'
 MILA = 'https://cloud.tsinghua.edu.cn/f'
 # What this package has backbones for.
-FAMILIES = ('spatial_mamba', 'vminet')
+FAMILIES = ('spatial_mamba', 'vmamba', 'vminet')
 
 
 def _classifier(address: str, family: str, arch: str, top1: float) -> Released:
