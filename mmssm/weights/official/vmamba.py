@@ -1,4 +1,4 @@
-"""Released VMamba: its names, and parameters that it holds for all directions in one."""
+"""Released VMamba: its names, and parameters that hold all directions in one axis."""
 
 import re
 
