@@ -233,7 +233,13 @@ def test_everything_downstairs_runs_with_torch_alone():
     folders = {name.split('.')[1] for name in done['imported'] if '.' in name}
     below = {part.removesuffix('.py') for part in STOREYS if 'openmmlab' not in part}
     assert folders == below - {'__init__'}
-    assert set(done['trained']) >= {'ConvNeXt', 'Mega', 'SpatialMamba', 'VMINet'}
+    assert set(done['trained']) >= {
+        'ConvNeXt',
+        'Mega',
+        'SpatialMamba',
+        'VMINet',
+        'VMamba',
+    }
 
 
 def test_models_by_name_load_no_openmmlab():

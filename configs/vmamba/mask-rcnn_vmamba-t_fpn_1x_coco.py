@@ -15,8 +15,8 @@ model = dict(
     neck=dict(in_channels=[96, 192, 384, 768]),
 )
 
-# The published recipe exempts names with 'norm' from weight decay; in the released model
-# the norms of the stem and of the downsampling have no such names.
+# The published recipe exempts names with 'norm' from weight decay; in the released
+# model the norms of the stem and of the downsampling have no such names.
 optim_wrapper = dict(
     paramwise_cfg=dict(
         custom_keys={

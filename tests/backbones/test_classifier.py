@@ -7,11 +7,15 @@ import pytest
 import torch
 from parity import assert_equal_in_double
 
-from mmssm.backbones import Classifier, ConvNeXt, SpatialMamba, VMINet
+from mmssm.backbones import Classifier, ConvNeXt, SpatialMamba, VMamba, VMINet
 
 CLASSES = 10
 FAMILIES = {
     'spatial_mamba': (SpatialMamba, {'arch': {'channels': 16, 'depths': (1, 1, 2, 1)}}),
+    'vmamba': (
+        VMamba,
+        {'arch': {'channels': 16, 'depths': (1, 1, 2, 1), 'expand': 1}},
+    ),
     'vminet': (
         VMINet,
         {
@@ -20,20 +24,22 @@ FAMILIES = {
         },
     ),
 }
-LOGITS = golden.load('logits')
+LOGITS = golden.load('logits') | golden.load('logits_vmamba')
 
 
 def official_file(family, tmp_path, classes=CLASSES):
     """A released classifier: official names, in the way its authors save it."""
     keys = json.loads((golden.DATA / f'{family}_tiny_keys.json').read_text())
     shapes = {name: tuple(shape) for name, shape in keys}
-    last = 128 if family == 'spatial_mamba' else 64
+    last = 64 if family == 'vminet' else 128
+    inside = 'classifier.' if family == 'vmamba' else ''
     for name in ('weight', 'bias', 'running_mean', 'running_var'):
         if family == 'vminet' or not name.startswith('running'):
-            shapes[f'norm.{name}'] = (last,)
+            shapes[f'{inside}norm.{name}'] = (last,)
     if family == 'vminet':
         shapes['norm.num_batches_tracked'] = ()
-    shapes |= {'head.weight': (classes, last), 'head.bias': (classes,)}
+    shapes[f'{inside}head.weight'] = (classes, last)
+    shapes[f'{inside}head.bias'] = (classes,)
     weights = {
         name: golden.weight(name, shape)
         for name, shape in shapes.items()

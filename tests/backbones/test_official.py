@@ -6,12 +6,16 @@ import pytest
 import torch
 
 import mmssm
-from mmssm.backbones import ConvNeXt, SpatialMamba, VMINet, hierarchical
+from mmssm.backbones import ConvNeXt, SpatialMamba, VMamba, VMINet, hierarchical
 from mmssm.weights import RELEASED, load_file, save_file
 
 TINY = {'channels': 8, 'depths': (1, 1, 1, 1)}
 OFFICIAL = {'type': 'Pretrained', 'checkpoint': 'official'}
-SMALL = {SpatialMamba: TINY, VMINet: {**TINY, 'expand': 2}}
+SMALL = {
+    SpatialMamba: TINY,
+    VMamba: {**TINY, 'expand': 2},
+    VMINet: {**TINY, 'expand': 2},
+}
 
 
 @pytest.fixture
@@ -57,7 +61,9 @@ def test_an_arch_of_ones_own_is_refused():
         backbone.init_weights()
 
 
-@pytest.mark.parametrize('name', ['convnext_tiny', 'mega_tiny', 'vminet_ti'])
+@pytest.mark.parametrize(
+    'name', ['convnext_tiny', 'mega_tiny', 'vmamba_tiny_s2l5', 'vminet_ti']
+)
 def test_families_and_sizes_without_a_released_file_say_so(name):
     assert name in mmssm.list_models()
     with pytest.raises(ValueError, match=f"no weights were released for '.*{name}'"):
