@@ -21,7 +21,15 @@ from mmengine.registry import (
 from mmengine.registry import Registry
 from torch import nn
 
-from mmssm.backbones import MILA, ConvNeXt, Mega, SpatialMamba, VMINet, hierarchical
+from mmssm.backbones import (
+    MILA,
+    ConvNeXt,
+    Mega,
+    SpatialMamba,
+    VMamba,
+    VMINet,
+    hierarchical,
+)
 from mmssm.hosts import SSM2DHost, ssm2d_host
 from mmssm.layers import norms
 from mmssm.openmmlab import released
@@ -38,7 +46,7 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     scope='mmssm',
     locations=['mmssm.openmmlab.engine'],
 )
-BACKBONES = (ConvNeXt, Mega, MILA, SpatialMamba, SSM2DHost, VMINet)
+BACKBONES = (ConvNeXt, Mega, MILA, SpatialMamba, SSM2DHost, VMamba, VMINet)
 
 
 class _ToMMEngine(logging.Handler):

@@ -10,6 +10,7 @@ from mmssm.backbones import (
     HierarchicalBackbone,
     Mega,
     SpatialMamba,
+    VMamba,
     VMINet,
 )
 
@@ -19,6 +20,7 @@ FAMILIES: dict[str, type[HierarchicalBackbone]] = {
     'mega': Mega,
     'mila': MILA,
     'spatial_mamba': SpatialMamba,
+    'vmamba': VMamba,
     'vminet': VMINet,
 }
 # name -> class, arch

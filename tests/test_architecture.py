@@ -239,6 +239,7 @@ def test_everything_downstairs_runs_with_torch_alone():
         'Mega',
         'SpatialMamba',
         'VMINet',
+        'VMamba',
     }
 
 

@@ -139,14 +139,25 @@ def test_only_the_published_norms_are_exempt_from_decay(cfg, path):
     }
 
 
-@each_tiny_of('spatial_mamba')
+@each_tiny_of('vmamba')
+def test_norms_without_a_name_in_the_release_are_decayed(cfg):
+    assert undecayed(cfg) == {
+        f'{name}.{parameter}'
+        for name, module in MODELS.build(cfg.model.backbone).named_modules()
+        if isinstance(module, nn.LayerNorm) and not re.search('stem|downsample', name)
+        for parameter in ('weight', 'bias')
+    }
+
+
+@each_tiny_of('spatial_mamba', 'vmamba')
 def test_no_decay_option_of_the_readme(cfg, path):
     published = undecayed(cfg)
     readme = (path.parent / 'README.md').read_text()
     option = re.search(r'^optim_wrapper = .*?^\)$', readme, re.DOTALL | re.MULTILINE)
     cfg.merge_from_dict(Config.fromstring(option[0], '.py').to_dict())
     added = {name.split('.ssm.')[-1] for name in undecayed(cfg) - published}
-    assert added == {'A_log', 'D', 'dt_proj.bias'}
+    bias = 'dt_bias' if path.parent.name == 'vmamba' else 'dt_proj.bias'
+    assert added == {'A_log', 'D', bias}
 
 
 def undecayed(cfg: Config) -> set[str]:
@@ -240,6 +251,7 @@ def test_released_classifiers_are_where_training_starts(cfg):
     family = {
         'mmssm.MILA': 'mila',
         'mmssm.SpatialMamba': 'spatial_mamba',
+        'mmssm.VMamba': 'vmamba',
         'mmssm.VMINet': 'vminet',
     }
     name = f'{family.get(backbone.type)}_{backbone.get("arch")}'

@@ -6,6 +6,7 @@ counts.  The operators of `mmssm.ops` are counted by formulas, whichever backend
 with the letters of that module:
 
     selective scan       7 B L D N, the count of the published tables
+    cross scan           4 B L D (9 N + 1), likewise; each direction with C and D
     state fusion         9 K B C H W, its convolutions; the observation, likewise
     separable attention  B C H W, its weighted sum
     linear attention     (2 C / heads + 1) B C H W, keys with values, queries with both

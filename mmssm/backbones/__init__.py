@@ -6,6 +6,7 @@ from mmssm.backbones.hierarchical import HierarchicalBackbone
 from mmssm.backbones.mega import Mega
 from mmssm.backbones.mila import MILA
 from mmssm.backbones.spatial_mamba import SpatialMamba
+from mmssm.backbones.vmamba import VMamba
 from mmssm.backbones.vminet import VMINet
 
 __all__ = [
@@ -15,5 +16,6 @@ __all__ = [
     'HierarchicalBackbone',
     'Mega',
     'SpatialMamba',
+    'VMamba',
     'VMINet',
 ]

@@ -8,6 +8,7 @@ from mmssm.layers.channel_norm import ChannelNorm
 from mmssm.layers.conv_downsample import ConvDownsample, PaddedConvDownsample
 from mmssm.layers.conv_norm_act import ConvNormAct
 from mmssm.layers.conv_stem import ConvStem, PaddedConvStem
+from mmssm.layers.cross_scan_ssm import CrossScanSSM
 from mmssm.layers.drop_path import DropPath
 from mmssm.layers.exponential_moving_average import ExponentialMovingAverage
 from mmssm.layers.gated_attention import GatedAttention
@@ -27,6 +28,7 @@ __all__ = [
     'ConvDownsample',
     'ConvNormAct',
     'ConvStem',
+    'CrossScanSSM',
     'DropPath',
     'ExponentialMovingAverage',
     'GatedAttention',

@@ -16,10 +16,10 @@ def depthwise(
 ) -> Tensor:
     """act(conv x), plus x if residual; see `ops.depthwise_conv`.  Shapes are kept.
 
-    conv: depthwise, 3 x 3, with bias.  One that has hooks or a parametrisation, or
+    conv: depthwise, 3 x 3.  One that has hooks or a parametrisation, or
     that has been replaced by another module, is called as it is.
     """
-    if conv.bias is not None and is_plain(conv, nn.Conv2d):
+    if is_plain(conv, nn.Conv2d):
         return depthwise_conv(
             x, conv.weight, conv.bias, activation=activation, residual=residual
         )

@@ -30,6 +30,7 @@ from mmssm.ops.attention import (
     separable_attention,
     windowed_separable_attention,
 )
+from mmssm.ops.cross_scan import cross_scan
 from mmssm.ops.depthwise import depthwise_conv
 from mmssm.ops.filter import ssm2d, ssm2d_kernel, ssm2d_prepare, ssm2d_support
 from mmssm.ops.fusion import merge_kernels, observe, state_fusion
@@ -47,6 +48,7 @@ from mmssm.ops.scan import selective_scan
 __all__ = [
     'attention_matrix',
     'channel_norm',
+    'cross_scan',
     'depthwise_conv',
     'gated_norm',
     'linear_attention',

@@ -41,7 +41,7 @@ VMINET = 'https://github.com/yws-wxs/VMINet/releases/download/output'
 VMAMBA = 'https://github.com/MzeroMiko/VMamba/releases/download'
 MILA = 'https://cloud.tsinghua.edu.cn/f'
 # What this package has backbones for.
-FAMILIES = ('mila', 'spatial_mamba', 'vminet')
+FAMILIES = ('mila', 'spatial_mamba', 'vmamba', 'vminet')
 
 
 def _classifier(address: str, family: str, arch: str, top1: float) -> Released:
@@ -74,6 +74,12 @@ def _det(family: str, size: str, schedule: str = '1x') -> str:
 
 def _seg(family: str, size: str) -> str:
     return f'{family}-{size}_upernet_4xb4-160k_ade20k-512x512'
+
+
+def _short(arch: str) -> str:
+    """As configs name it: 'tiny_s2l5' is t-s2l5."""
+    size, *form = arch.split('_')
+    return '-'.join([size[0], *form])
 
 
 S = 'spatial_mamba'
@@ -118,6 +124,7 @@ ALL: dict[str, Released] = {
 }
 for _arch, _file, _top1 in (
     ('tiny', 'vssm1_tiny_0230s_ckpt_epoch_264', 82.6),
+    ('tiny_s2l5', 'vssm_tiny_0230_ckpt_epoch_262', 82.5),
     ('small', 'vssm_small_0229_ckpt_epoch_222', 83.6),
     ('base', 'vssm_base_0229_ckpt_epoch_237', 83.9),
 ):
@@ -126,12 +133,14 @@ for _arch, _file, _top1 in (
     )
 for _arch, _schedule, _file, _box, _mask in (
     ('tiny', '1x', 'tiny_s_epoch_12', 47.3, 42.7),
+    ('tiny_s2l5', '1x', 'tiny_epoch_12', 47.4, 42.7),
     ('small', '1x', 'small_epoch_11', 48.7, 43.7),
     ('base', '1x', 'base_epoch_11', 49.2, 44.1),
     ('tiny', 'ms-crop-3x', 'tiny_ms_3x_s_epoch_31', 48.8, 43.7),
+    ('tiny_s2l5', 'ms-crop-3x', 'tiny_ms_3x_epoch_36', 48.9, 43.7),
     ('small', 'ms-crop-3x', 'small_ms_3x_epoch_32', 49.9, 44.2),
 ):
-    ALL[_det('vmamba', _arch[0], _schedule)] = _detector(
+    ALL[_det('vmamba', _short(_arch), _schedule)] = _detector(
         f'{VMAMBA}/%23v2det/mask_rcnn_vssm_fpn_coco_{_file}.pth',
         'vmamba',
         _arch,
@@ -140,10 +149,11 @@ for _arch, _schedule, _file, _box, _mask in (
     )
 for _arch, _file, _single, _multiple in (
     ('tiny', 'tiny_s_iter_160000', 47.9, 48.8),
+    ('tiny_s2l5', 'tiny_iter_160000', 48.3, 48.6),
     ('small', 'small_iter_144000', 50.6, 51.2),
     ('base', 'base_iter_160000', 51.0, 51.6),
 ):
-    ALL[_seg('vmamba', _arch[0])] = _segmenter(
+    ALL[_seg('vmamba', _short(_arch))] = _segmenter(
         f'{VMAMBA}/%23v2seg/upernet_vssm_4xb4-160k_ade20k-512x512_{_file}.pth',
         'vmamba',
         _arch,

@@ -8,12 +8,19 @@ import torch
 from torch import nn
 
 from mmssm.analysis.flops import count_macs, counting, fft_macs, macs_per_module
-from mmssm.backbones import MILA, SpatialMamba, VMINet
+from mmssm.backbones import MILA, SpatialMamba, VMamba, VMINet
 from mmssm.layers import SSM2D, StateFusion
-from mmssm.ops import dispatch, selective_scan, ssm2d, ssm2d_kernel, ssm2d_prepare
+from mmssm.ops import (
+    cross_scan,
+    dispatch,
+    selective_scan,
+    ssm2d,
+    ssm2d_kernel,
+    ssm2d_prepare,
+)
 
-# GFLOPs of the classifier at 224 x 224, of arXiv 2410.15091 and 2405.16605 and of the
-# released VMINet
+# GFLOPs of the classifier at 224 x 224, of arXiv 2410.15091 and 2405.16605, of the
+# README of VMamba and of the released VMINet
 PUBLISHED = {
     (SpatialMamba, 'tiny'): 4.468,
     (SpatialMamba, 'small'): 7.117,
@@ -21,6 +28,9 @@ PUBLISHED = {
     (MILA, 'tiny'): 4.2,
     (MILA, 'small'): 7.3,
     (MILA, 'base'): 16.2,
+    (VMamba, 'tiny'): 4.9,
+    (VMamba, 'small'): 8.7,
+    (VMamba, 'base'): 15.4,
     (VMINet, 'ti'): 0.350,
     (VMINet, 'xs'): 1.258,
     (VMINet, 's'): 2.301,
@@ -65,6 +75,14 @@ def test_tolerance_counts_the_taps_that_are_left():
 
 def test_fusion_is_counted_as_its_convolutions():
     assert count_macs(StateFusion(6), (2, 6, 5, 7)).total == 3 * 9 * 2 * 6 * 35
+
+
+def test_every_direction_of_a_cross_scan_is_counted():
+    u, delta = torch.rand(2, 6, 5, 7), torch.rand(2, 4, 6, 5, 7)
+    B, D = torch.rand(2, 4, 3, 5, 7), torch.rand(4, 6)
+    with counting() as read:
+        assert not cross_scan(u, delta, -torch.ones(4, 6, 3), B, B, D).any()
+    assert read().ops == {'cross_scan': 4 * (9 * 3 + 1) * 2 * 6 * 35}
 
 
 def test_ffts_of_torch_are_counted():

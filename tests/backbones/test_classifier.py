@@ -8,7 +8,7 @@ import pytest
 import torch
 from parity import assert_equal_in_double
 
-from mmssm.backbones import MILA, Classifier, ConvNeXt, SpatialMamba, VMINet
+from mmssm.backbones import MILA, Classifier, ConvNeXt, SpatialMamba, VMamba, VMINet
 
 CLASSES = 10
 FAMILIES = {
@@ -17,6 +17,10 @@ FAMILIES = {
         {'arch': {'channels': 16, 'depths': (1, 1, 2, 1), 'heads': 1}},
     ),
     'spatial_mamba': (SpatialMamba, {'arch': {'channels': 16, 'depths': (1, 1, 2, 1)}}),
+    'vmamba': (
+        VMamba,
+        {'arch': {'channels': 16, 'depths': (1, 1, 2, 1), 'expand': 1}},
+    ),
     'vminet': (
         VMINet,
         {
@@ -25,11 +29,15 @@ FAMILIES = {
         },
     ),
 }
-LOGITS = golden.load('logits') | {
-    name.replace('logits', 'mila'): logits
-    for name, logits in golden.load('mila_tiny').items()
-    if name.startswith('logits/')
-}
+LOGITS = (
+    golden.load('logits')
+    | golden.load('logits_vmamba')
+    | {
+        name.replace('logits', 'mila'): logits
+        for name, logits in golden.load('mila_tiny').items()
+        if name.startswith('logits/')
+    }
+)
 
 
 def official_file(family, tmp_path, classes=CLASSES):
@@ -37,12 +45,14 @@ def official_file(family, tmp_path, classes=CLASSES):
     keys = json.loads((golden.DATA / f'{family}_tiny_keys.json').read_text())
     shapes = {name: tuple(shape) for name, shape in keys}
     last = 64 if family == 'vminet' else 128
+    inside = 'classifier.' if family == 'vmamba' else ''
     for name in ('weight', 'bias', 'running_mean', 'running_var'):
         if family == 'vminet' or not name.startswith('running'):
-            shapes[f'norm.{name}'] = (last,)
+            shapes[f'{inside}norm.{name}'] = (last,)
     if family == 'vminet':
         shapes['norm.num_batches_tracked'] = ()
-    shapes |= {'head.weight': (classes, last), 'head.bias': (classes,)}
+    shapes[f'{inside}head.weight'] = (classes, last)
+    shapes[f'{inside}head.bias'] = (classes,)
     weights = {
         name: golden.weight(name, shape)
         for name, shape in shapes.items()

@@ -8,7 +8,7 @@ from parity import assert_equal_in_double
 from torch._dynamo.testing import CompileCounter
 
 import mmssm.registry  # noqa: F401 (builds hosts from configs)
-from mmssm.backbones import MILA, Mega, SpatialMamba, VMINet
+from mmssm.backbones import MILA, Mega, SpatialMamba, VMamba, VMINet
 from mmssm.hosts import SSM2DHost
 
 SMALL = dict(channels=4, depths=(1, 1))
@@ -28,6 +28,7 @@ MAKE = {
     'mila': lambda: MILA(arch=dict(heads=1, **SMALL), out_indices=(0, 1)),
     'spatial_mamba': lambda: SpatialMamba(arch=SMALL, out_indices=(0, 1)),
     'vminet': lambda: VMINet(arch=dict(expand=2, **SMALL), out_indices=(0, 1)),
+    'vmamba': lambda: VMamba(arch=dict(expand=2, **SMALL), out_indices=(0, 1)),
     'convnext_ssm2d': lambda: SSM2DHost(CONVNEXT, num_states=2),
     'swin_ssm2d': lambda: SSM2DHost(SWIN, num_states=2),
     'mega': lambda: Mega(arch=MEGA, num_states=2),
@@ -63,7 +64,9 @@ def test_training_step_equals_eager(backbone):
         assert_equal_in_double(actual, exact)
 
 
-@pytest.mark.parametrize('backbone', ['mila', 'spatial_mamba', 'vminet'], indirect=True)
+@pytest.mark.parametrize(
+    'backbone', ['mila', 'spatial_mamba', 'vmamba', 'vminet'], indirect=True
+)
 def test_one_graph_serves_all_sizes(backbone):
     counter = CompileCounter()
     backbone.eval()

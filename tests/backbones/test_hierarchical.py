@@ -23,9 +23,10 @@ SMALL = {
     'MILA': {'channels': 8, 'depths': (1, 2, 1, 1), 'heads': 1},
     'SpatialMamba': {'channels': 8, 'depths': (1, 2, 1, 1)},
     'VMINet': {'channels': 8, 'depths': (1, 2, 1, 1), 'expand': 2},
+    'VMamba': {'channels': 8, 'depths': (1, 2, 1, 1), 'expand': 2},
 }
 NAMES = sorted(SMALL)
-WITHOUT_BATCH_NORM = ('ConvNeXt', 'Mega')
+WITHOUT_BATCH_NORM = ('ConvNeXt', 'Mega', 'VMamba')
 
 
 def build(name, **options):

@@ -6,12 +6,17 @@ import pytest
 import torch
 
 import mmssm
-from mmssm.backbones import MILA, ConvNeXt, SpatialMamba, VMINet, hierarchical
+from mmssm.backbones import MILA, ConvNeXt, SpatialMamba, VMamba, VMINet, hierarchical
 from mmssm.weights import RELEASED, load_file, save_file
 
 TINY = {'channels': 8, 'depths': (1, 1, 1, 1)}
 OFFICIAL = {'type': 'Pretrained', 'checkpoint': 'official'}
-SMALL = {MILA: {**TINY, 'heads': 1}, SpatialMamba: TINY, VMINet: {**TINY, 'expand': 2}}
+SMALL = {
+    MILA: {**TINY, 'heads': 1},
+    SpatialMamba: TINY,
+    VMamba: {**TINY, 'expand': 2},
+    VMINet: {**TINY, 'expand': 2},
+}
 
 
 @pytest.fixture

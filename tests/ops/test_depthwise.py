@@ -84,6 +84,14 @@ def test_bad_shapes_are_named(position, shape, words):
         depthwise_conv(*inputs)
 
 
+@pytest.mark.parametrize('backend', ['library', 'naive'])
+def test_no_bias_is_a_bias_of_zero(backend):
+    x, weight, _ = make(SHAPES[0])
+    y = depthwise_conv(x, weight, activation='silu', backend=backend)
+    expected = depthwise_conv(x, weight, x.new_zeros(3), activation='silu')
+    assert_equal_in_double(y, expected)
+
+
 def test_unknown_activation_is_named():
     with pytest.raises(ValueError, match="activation is 'relu'; expected None or"):
         depthwise_conv(*make(SHAPES[0]), activation='relu')

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from mmssm.backbones import MILA, ConvNeXt, SpatialMamba, VMINet
+from mmssm.backbones import MILA, ConvNeXt, SpatialMamba, VMamba, VMINet
 from tools.benchmarks.case import Case, Prepared, Setting, prepare_network
 from tools.benchmarks.parity_gate import network_error
 
@@ -44,6 +44,7 @@ def backbones() -> dict[str, Backbone]:
     for arch in ('tiny', 'small', 'base'):
         found[f'spatialmamba-{arch[0]}'] = _of_class(SpatialMamba, arch)
         found[f'mila-{arch[0]}'] = _of_class(MILA, arch)
+        found[f'vmamba-{arch[0]}'] = _of_class(VMamba, arch)
     for arch in ('ti', 'xs', 's', 'b'):
         found[f'vminet-{arch}'] = _of_class(VMINet, arch)
     if mmdet:

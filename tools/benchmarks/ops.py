@@ -81,6 +81,17 @@ def _scan_inputs(batch: int, channels: int, height: int, width: int) -> list[Ten
     return [u, delta, A, torch.randn(batch, 1, length), torch.randn(channels) - 4]
 
 
+def _cross_scan_inputs(
+    batch: int, channels: int, height: int, width: int
+) -> list[Tensor]:
+    """One state per channel, channels last, as in VMamba."""
+    u = torch.randn(batch, height, width, channels).permute(0, 3, 1, 2)
+    delta = torch.randn(4, batch, height, width, channels).permute(1, 0, 4, 2, 3)
+    A, D = -torch.rand(4, channels, 1), torch.randn(4, channels)
+    B, C = torch.randn(2, batch, 4, 1, height, width)
+    return [u, delta, A, B, C, D, torch.randn(4, channels) - 4]
+
+
 def _fusion_inputs(batch: int, channels: int, height: int, width: int) -> list[Tensor]:
     h = torch.randn(batch, height, width, channels).permute(0, 3, 1, 2)
     return [h, torch.randn(3, channels, 1, 3, 3), torch.randn(3)]
@@ -126,6 +137,7 @@ def _conv_inputs(batch: int, channels: int, height: int, width: int) -> list[Ten
 # By the names of their functions in `mmssm.ops`
 OPS = {
     'selective_scan': Op(_scan_inputs, 128),
+    'cross_scan': Op(_cross_scan_inputs, 96),
     'state_fusion': Op(_fusion_inputs, 128),
     'observe': Op(_observation_inputs, 128),
     'gated_norm': Op(_gate_inputs, 128),

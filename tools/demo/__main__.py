@@ -56,6 +56,10 @@ MODELS = {
         'mask-rcnn_swin-ssm2d-demo_fpn_shapes.py',
         'swin-ssm2d-demo_upernet_shapes.py',
     ),
+    'vmamba': (
+        'mask-rcnn_vmamba-demo_fpn_shapes.py',
+        'vmamba-demo_upernet_shapes.py',
+    ),
     'vminet': (
         'mask-rcnn_vminet-demo_fpn_shapes.py',
         'vminet-demo_upernet_shapes.py',

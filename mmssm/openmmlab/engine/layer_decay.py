@@ -8,7 +8,7 @@ from torch import nn
 from mmssm.hosts import HostLayers
 from mmssm.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
-SSM_PARAMETERS = ('A_log', 'D', 'dt_proj.bias')
+SSM_PARAMETERS = ('A_log', 'D', 'dt_proj.bias', 'dt_bias')
 
 
 class Layered(Protocol):

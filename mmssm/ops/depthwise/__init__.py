@@ -43,7 +43,7 @@ dispatch.register(
 def depthwise_conv(
     x: Tensor,
     weight: Tensor,
-    bias: Tensor,
+    bias: Tensor | None = None,
     *,
     activation: str | None = None,
     residual: bool = False,
@@ -55,7 +55,8 @@ def depthwise_conv(
     (the positional convolution of arXiv 2103.15808 is one with a residual, the
     convolution of a Mamba block, arXiv 2312.00752, in two dimensions one with SiLU.)
 
-    x: (B, C, H, W).  weight: (C, 1, 3, 3).  bias: (C,).  activation: None or 'silu'.
+    x: (B, C, H, W).  weight: (C, 1, 3, 3).  bias: (C,); None is
+    zero.  activation: None or 'silu'.
     Returns (B, C, H, W) in x's dtype, autocast or not.  x and the weights alone are
     saved for the adjoint.
     backend: 'triton', the default on a GPU, adds in float32 and returns a map that
@@ -70,6 +71,8 @@ def depthwise_conv(
             f'x has shape {tuple(x.shape)}; expected (B, C, H, W) with no zero'
         )
     channels = x.shape[1]
+    if bias is None:
+        bias = weight.new_zeros(channels)
     for name, value, shape in (
         ('weight', weight, (channels, 1, 3, 3)),
         ('bias', bias, (channels,)),

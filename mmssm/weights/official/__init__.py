@@ -10,12 +10,13 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from mmssm.weights.official import convnext, mila, spatial_mamba, ssm2d, vminet
+from mmssm.weights.official import convnext, mila, spatial_mamba, ssm2d, vmamba, vminet
 from mmssm.weights.official.family import Family, StateDict
 from mmssm.weights.pickles import Foreign
 
 FAMILIES: dict[str, Family] = {
     **spatial_mamba.FAMILIES,
+    **vmamba.FAMILIES,
     **vminet.FAMILIES,
     **convnext.FAMILIES,
     **ssm2d.FAMILIES,

@@ -6,7 +6,7 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
 import mmssm.openmmlab.engine  # noqa: F401 (registers the constructor)
-from mmssm.backbones import SpatialMamba
+from mmssm.backbones import SpatialMamba, VMamba
 from mmssm.hosts import SSM2DHost
 
 LR, DECAY = 0.5, 0.25
@@ -66,6 +66,13 @@ def test_decay_options(model):
     undecayed = {n for n, g in found.items() if g['weight_decay'] == 0 and ssm in n}
     assert undecayed == {f'{ssm}.{name}' for name in ('A_log', 'D', 'dt_proj.bias')}
     assert found['head.bias']['weight_decay'] == DECAY
+
+
+def test_decay_of_a_scan_in_four_directions():
+    model = Model(VMamba(arch=dict(channels=4, depths=(1, 1, 1, 1), expand=1)))
+    found = groups(model, decay_rate=0.5, ssm_decay_mult=0.0)
+    undecayed = {n.partition('.ssm.')[2] for n in found if not found[n]['weight_decay']}
+    assert undecayed == {'A_log', 'D', 'dt_bias'}
 
 
 def test_custom_keys_go_first_and_scale(model):

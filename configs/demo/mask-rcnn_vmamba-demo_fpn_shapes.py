@@ -1,0 +1,8 @@
+_base_ = './_base_/mask-rcnn_fpn_shapes.py'
+
+model = dict(
+    backbone=dict(
+        type='mmssm.VMamba', arch=dict(channels=24, depths=(1, 1, 2, 1), expand=2)
+    ),
+    neck=dict(in_channels=[24, 48, 96, 192]),
+)

@@ -1,0 +1,8 @@
+_base_ = './mask-rcnn_vmamba-t_fpn_1x_coco.py'
+
+model = dict(
+    backbone=dict(
+        arch='small',
+        drop_path_rate=0.3,
+    ),
+)

@@ -1,0 +1,3 @@
+_base_ = './mask-rcnn_vmamba-t_fpn_ms-crop-3x_coco.py'
+
+model = dict(backbone=dict(arch='tiny_s2l5'))

@@ -1,0 +1,8 @@
+_base_ = './vmamba-t_upernet_4xb4-160k_ade20k-512x512.py'
+
+model = dict(
+    backbone=dict(
+        arch='small',
+        drop_path_rate=0.3,
+    ),
+)
