@@ -73,13 +73,24 @@ class CrossScanSSM(nn.Module):
             self.dt_bias.copy_(inverse_softplus)
 
     def forward(self, x: Tensor) -> Tensor:
-        u = self.in_proj(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        u = depthwise(self.conv, u, activation='silu')  # (B, D, H, W)
-        y = self.out_norm(self._scan(u).to(u.dtype))
+        u = self.expand(x)
+        y = self.out_norm(self.mix(u).to(u.dtype))
         return self.out_proj(y.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
-    def _scan(self, u: Tensor) -> Tensor:
+    def expand(self, x: Tensor) -> Tensor:
+        """Input of the mixing: (B, C, H, W) -> (B, D, H, W)."""
+        u = self.in_proj(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return depthwise(self.conv, u, activation='silu')
+
+    def mix(self, u: Tensor) -> Tensor:
         """What all directions observe: (B, D, H, W) -> (B, D, H, W)."""
+        delta, B, C = self.coefficients(u)
+        with no_autocast(u):
+            A = -torch.exp(self.A_log)
+            return cross_scan(u, delta, A, B, C, self.D, self.dt_bias)
+
+    def coefficients(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Steps (B, 4, D, H, W), B and C (B, 4, N, H, W), that u asks for."""
         shape = u.permute(0, 2, 3, 1).shape  # (B, H, W, D)
         count = self.num_states
         projected = F.linear(u.permute(0, 2, 3, 1), self.x_proj.flatten(0, 1))
@@ -90,13 +101,4 @@ class CrossScanSSM(nn.Module):
         )  # (B H W, 4, R), (B H W, 4, N) twice
         delta = torch.bmm(step.transpose(0, 1), self.dt_proj.mT)  # (4, B H W, D)
         B, C = (t.unflatten(0, shape[:3]).permute(0, 3, 4, 1, 2) for t in (B, C))
-        with no_autocast(u):
-            return cross_scan(
-                u,
-                delta.unflatten(1, shape[:3]).permute(1, 0, 4, 2, 3),
-                -torch.exp(self.A_log),
-                B,
-                C,
-                self.D,
-                self.dt_bias,
-            )
+        return delta.unflatten(1, shape[:3]).permute(1, 0, 4, 2, 3), B, C

@@ -37,10 +37,17 @@ class LinearAttention(nn.Module):
         nn.init.zeros_(self.query_key.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        projected = self.query_key(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        q, k = projected.chunk(2, 1)
-        y = linear_attention(q, k, x, heads=self.heads)
+        y = self.mix(*self.queries_and_keys(x), x)
         return y + depthwise(self.local, x)
+
+    def queries_and_keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Two maps of the shape of x."""
+        projected = self.query_key(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return projected.chunk(2, 1)
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """The attention alone, without what is local."""
+        return linear_attention(q, k, v, heads=self.heads)
 
     def extra_repr(self) -> str:
         return f'heads={self.heads}'
@@ -69,9 +76,11 @@ class GatedLinearAttention(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = x.permute(0, 2, 3, 1)  # (B, H, W, C)
-        gate = F.silu(self.gate_proj(rows))
-        u = self.in_proj(rows).permute(0, 3, 1, 2)
-        u = depthwise(self.conv, u, activation='silu')
-        y = self.attention(u).permute(0, 2, 3, 1)
+        gate = F.silu(self.gate_proj(x.permute(0, 2, 3, 1)))  # (B, H, W, C)
+        y = self.attention(self.expand(x)).permute(0, 2, 3, 1)
         return self.out_proj(y * gate).permute(0, 3, 1, 2)
+
+    def expand(self, x: Tensor) -> Tensor:
+        """Input of the attention, of the shape of x."""
+        u = self.in_proj(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return depthwise(self.conv, u, activation='silu')

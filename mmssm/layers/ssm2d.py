@@ -126,15 +126,18 @@ class SSM2D(nn.Module):
         self.B.no_weight_decay = self.C.no_weight_decay = True
 
     def forward(self, x: Tensor) -> Tensor:
-        self._check(x)
-        kept = self._kept_filter(x)
-        if kept is not None:
-            y = kept(x)
-        else:
-            y = ssm2d(x, *self.coefficients(x.dtype), self.omega, **self._cut())
+        y = self.mix(x)
         if self.norm is not None:
             y = self.norm(y.to(self.norm.weight.dtype))
         return y.to(x.dtype)
+
+    def mix(self, x: Tensor) -> Tensor:
+        """The filter without the norm; float32 or float64."""
+        self._check(x)
+        kept = self._kept_filter(x)
+        if kept is not None:
+            return kept(x)
+        return ssm2d(x, *self.coefficients(x.dtype), self.omega, **self._cut())
 
     def coefficients(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
         """A, B and C of `ops.ssm2d`, for maps of dtype.

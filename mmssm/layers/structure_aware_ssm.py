@@ -67,36 +67,38 @@ class StructureAwareSSM(nn.Module):
             self.dt_proj.bias.copy_(inverse_softplus)
 
     def forward(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
+        u, z = self.expand(x, norm)
+        gated = (self.mix(u), z, self.out_norm.weight, self.out_norm.bias)
+        (y,) = linear_after(self.out_proj, self._gate, gated)
+        return y.permute(0, 3, 1, 2)
+
+    def expand(self, x: Tensor, norm: nn.Module | None = None) -> tuple[Tensor, Tensor]:
+        """Input u of the mixing, and its gate z: each (B, D, H, W)."""
         # two products: halves of one would be strided, and copied again
         products = linear_of_norm(self.in_proj, norm, x, parts=2)
         u, z = (rows.permute(0, 3, 1, 2) for rows in products)
-        u = depthwise(self.conv, u, activation='silu')  # (B, D, H, W)
-        norm = self.out_norm
-        gated = (self._observe(u), z, norm.weight, norm.bias)
-        (y,) = linear_after(self.out_proj, self._gate, gated)
-        return y.permute(0, 3, 1, 2)
+        return depthwise(self.conv, u, activation='silu'), z
 
     def _gate(self, y: Tensor, z: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """The gated norm as rows: (B, D, H, W) -> (B, H, W, D)."""
         return gated_norm(y, z, weight, bias, self.out_norm.eps).permute(0, 2, 3, 1)
 
-    def _observe(self, u: Tensor) -> Tensor:
+    def mix(self, u: Tensor) -> Tensor:
         """C * fusion(scan(u)) + D * u: (B, D, H, W) -> (B, D, H, W)."""
         height, width = u.shape[2:]
-        projected = self.x_proj(u.permute(0, 2, 3, 1))  # (B, H, W, R + 2)
-        step, B, C = projected.split([self.rank, 1, 1], dim=-1)
+        step, B, C = self.coefficients(u)
         with no_autocast(u):
             h = selective_scan(
                 u.flatten(2),
-                step.flatten(1, 2).transpose(1, 2),
+                step.flatten(2),
                 -torch.exp(self.A_log),
-                B.flatten(1, 2).transpose(1, 2),
+                B.flatten(2),
                 self.dt_proj.bias,
                 delta_weight=self.dt_proj.weight,
             )
         return observe(
             h.squeeze(2).unflatten(2, (height, width)),
-            C.permute(0, 3, 1, 2),
+            C,
             u,
             self.D,
             self.state_fusion.kernels.unsqueeze(2),
@@ -104,3 +106,8 @@ class StructureAwareSSM(nn.Module):
             dilations=self.state_fusion.dilations,
             dtype=u.dtype,
         )
+
+    def coefficients(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Step of low rank (B, R, H, W), B and C (B, 1, H, W), that u asks for."""
+        projected = self.x_proj(u.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return projected.split([self.rank, 1, 1], dim=1)

@@ -38,8 +38,8 @@ def windowed_separable_attention(
             for j in lefts
         ]
         context = torch.cat(contexts, dim=3).unflatten(3, (len(tops), -1)).squeeze(2)
-        context = _shares(height, rows).to(context) @ context
-        context = context @ _shares(width, columns).to(context).T
+        context = window_shares(height, rows).to(context) @ context
+        context = context @ window_shares(width, columns).to(context).T
         return beta.to(x.dtype) * x + (alpha * context).to(x.dtype)
 
 
@@ -49,7 +49,7 @@ def window_starts(length: int, window: int) -> list[int]:
     return [i * (length - window) // max(gaps, 1) for i in range(gaps + 1)]
 
 
-def _shares(length: int, window: int) -> Tensor:
+def window_shares(length: int, window: int) -> Tensor:
     """(length, windows): 1 / n for each of the n windows that hold a position."""
     positions = torch.arange(length)[:, None]
     starts = torch.tensor(window_starts(length, window))
