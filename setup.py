@@ -16,6 +16,7 @@ COMMANDS = (
     'flops',
     'convert',
     'download',
+    'predict',
 )
 MIM = ('configs', 'tools', 'model-index.yml')
 

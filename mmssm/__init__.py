@@ -16,6 +16,7 @@ _PLACES = {
     'create_model': 'mmssm.zoo',
     'fuse_for_inference': 'mmssm.export.fuse',
     'list_models': 'mmssm.zoo',
+    'load': 'mmssm.openmmlab.prediction',
 }
 __all__ = sorted(_PLACES)
 

@@ -52,6 +52,11 @@ def download(argv: Sequence[str] | None = None) -> None:
     _run('mmssm-download', _download, argv)
 
 
+def predict(argv: Sequence[str] | None = None) -> None:
+    """Predict on pictures, a folder of them, or a video, and draw what was found."""
+    _run('mmssm-predict', _predict, argv)
+
+
 def _train(name: str, argv: Sequence[str] | None) -> None:
     parser = _parser(name, train.__doc__)
     _add_amp(parser, 'train')
@@ -156,6 +161,12 @@ def _download(name: str, argv: Sequence[str] | None) -> int | None:
     from mmssm.weights.download import main
 
     return main(argv)
+
+
+def _predict(name: str, argv: Sequence[str] | None) -> int:
+    from mmssm.openmmlab.commands.predict import main
+
+    return main(argv, name)
 
 
 def add_config(parser: argparse.ArgumentParser, about: str = 'config file') -> None:
