@@ -67,6 +67,12 @@ def _train(name: str, argv: Sequence[str] | None) -> None:
         metavar='CHECKPOINT',
         help='go on from this checkpoint, or from the newest one in the work dir',
     )
+    parser.add_argument(
+        '--on-nan',
+        choices=['stop', 'skip', 'warn'],
+        help='what a loss that is not finite does: stop and save its batch (default), '
+        'skip the step, or warn',
+    )
     args = _parse(parser, argv)
 
     from mmssm.openmmlab.engine import configs, running
@@ -74,7 +80,11 @@ def _train(name: str, argv: Sequence[str] | None) -> None:
     cfg = configs.read_config(args.config, args.cfg_options, args.work_dir)
     cfg.launcher = args.launcher
     running.train(
-        cfg, amp=args.amp, auto_scale_lr=args.auto_scale_lr, resume=args.resume
+        cfg,
+        amp=args.amp,
+        auto_scale_lr=args.auto_scale_lr,
+        resume=args.resume,
+        on_nan=args.on_nan,
     )
 
 

@@ -7,6 +7,7 @@ from mmssm.openmmlab.engine.cpu import BFloat16OptimWrapper
 from mmssm.openmmlab.engine.layer_decay import LayerDecayOptimizerConstructor
 from mmssm.openmmlab.engine.loading import CheckpointFitHook
 from mmssm.openmmlab.engine.mixed_precision import Float16OptimWrapper
+from mmssm.openmmlab.engine.non_finite import NonFiniteLossHook
 from mmssm.openmmlab.engine.paths import missing_paths
 from mmssm.openmmlab.engine.progress import ProgressHook
 from mmssm.openmmlab.engine.randomness import ResumableRandomnessHook
@@ -19,6 +20,7 @@ __all__ = [
     'CheckpointHook',
     'Float16OptimWrapper',
     'LayerDecayOptimizerConstructor',
+    'NonFiniteLossHook',
     'ProgressHook',
     'ResumableRandomnessHook',
     'UserError',

@@ -19,6 +19,7 @@ from mmssm.openmmlab.engine.loading import (
     check_exists,
     use_safe_loading,
 )
+from mmssm.openmmlab.engine.non_finite import NonFiniteLossHook
 from mmssm.openmmlab.engine.paths import check_paths, check_pretrained
 from mmssm.openmmlab.engine.progress import ProgressHook
 from mmssm.openmmlab.engine.randomness import ResumableRandomnessHook
@@ -54,11 +55,14 @@ def train(
     amp: str | None = None,
     auto_scale_lr: bool = False,
     resume: str | None = None,
+    on_nan: str | None = None,
 ) -> None:
     """Train as a config says.
 
     amp: kind of mixed precision, see `mixed_precision.enable_amp`; None: the config's.
     resume: 'auto' for the newest complete checkpoint of the work_dir, or a path.
+    on_nan: 'stop', 'skip' or 'warn', see `NonFiniteLossHook`; None: the config's hook,
+    without one 'stop'.
     Raises UserError for what the user can put right.
     """
     use_atomic_files()
@@ -80,7 +84,10 @@ def train(
     hooks = [
         ResumableRandomnessHook(),
         CheckpointFitHook(strict=cfg.resume, advice=START_FROM),
+        NonFiniteLossHook(on_nan or 'stop'),
     ]
+    if on_nan:
+        _replace_hook(cfg, NonFiniteLossHook)
     with process_group(cfg):
         runner = _build_runner(cfg, hooks, notes)
         try:
@@ -164,6 +171,13 @@ def _close(runner: Runner) -> None:
             loop.dataloader_iterator = None
         if isinstance(loop, BaseLoop):
             loop.dataloader._iterator = None
+
+
+def _replace_hook(cfg: Config, kind: type[Hook]) -> None:
+    """Take a hook out of the config that a flag is to replace."""
+    names = (kind, kind.__name__, f'mmssm.{kind.__name__}')
+    hooks = cfg.get('custom_hooks') or []
+    cfg.custom_hooks = [h for h in hooks if h.get('type') not in names]
 
 
 def _save_safely(cfg: Config) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from mmengine.dist import get_rank
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
@@ -102,10 +103,21 @@ class ToyData(Dataset):
 
 @MODELS.register_module()
 class ToyModel(BaseModel):
-    """Two linear layers with dropout between them."""
+    """Two linear layers with dropout between them.
 
-    def __init__(self, width: int = 8, backbone: dict | None = None):
+    nan_at: calls (from 1) whose loss_b is NaN, on rank `nan_rank` or on all.
+    """
+
+    def __init__(
+        self,
+        width: int = 8,
+        backbone: dict | None = None,
+        nan_at: tuple[int, ...] = (),
+        nan_rank: int | None = None,
+    ):
         super().__init__()
+        self.nan_at = nan_at if nan_rank in (None, get_rank()) else ()
+        self.calls = 0
         self.backbone = MODELS.build(backbone) if backbone else None
         self.net = nn.Sequential(
             nn.Linear(4, width),
@@ -118,7 +130,12 @@ class ToyModel(BaseModel):
         x = torch.stack(inputs) if isinstance(inputs, list) else inputs
         out = self.net(x)
         if mode == 'loss':
-            return dict(loss=(out - x.mean(1, keepdim=True)).square().mean())
+            self.calls += 1
+            loss = (out - x.mean(1, keepdim=True)).square().mean()
+            if self.nan_at:
+                factor = float('nan') if self.calls in self.nan_at else 1.0
+                return dict(loss_a=loss, loss_b=factor * loss, acc=out.mean() / 0)
+            return dict(loss=loss)
         return list(out)
 
 
