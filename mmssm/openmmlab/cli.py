@@ -85,6 +85,7 @@ def _train(name: str, argv: Sequence[str] | None) -> None:
         auto_scale_lr=args.auto_scale_lr,
         resume=args.resume,
         on_nan=args.on_nan,
+        arguments=sys.argv[1:] if argv is None else argv,
     )
 
 
@@ -235,7 +236,7 @@ def _run(name: str, command: Command, argv: Sequence[str] | None) -> None:
     try:
         status = command(name, argv)
     except UserError as error:
-        _fail(f'{name}: {error}', error.status)
+        _fail(f'{name}: {error}', error.status, error.everybody)
     except ModuleNotFoundError as error:
         stop_without(name, error)
     except KeyboardInterrupt:
@@ -244,9 +245,9 @@ def _run(name: str, command: Command, argv: Sequence[str] | None) -> None:
         sys.exit(status)
 
 
-def _fail(message: str, status: int = 1) -> NoReturn:
-    """Exit; of many processes the first of each machine speaks."""
-    if os.environ.get('LOCAL_RANK', '0') != '0':
+def _fail(message: str, status: int = 1, everybody: bool = False) -> NoReturn:
+    """Exit; of many processes the first of each machine speaks, or everybody."""
+    if not everybody and os.environ.get('LOCAL_RANK', '0') != '0':
         sys.exit(status)
     if status == 1:
         sys.exit(message)

@@ -12,6 +12,7 @@ from mmssm.openmmlab.engine.paths import missing_paths
 from mmssm.openmmlab.engine.progress import ProgressHook
 from mmssm.openmmlab.engine.randomness import ResumableRandomnessHook
 from mmssm.openmmlab.engine.saving import CheckpointHook
+from mmssm.openmmlab.engine.stopping import StopHook
 from mmssm.openmmlab.errors import UserError
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     'NonFiniteLossHook',
     'ProgressHook',
     'ResumableRandomnessHook',
+    'StopHook',
     'UserError',
     'missing_paths',
 ]

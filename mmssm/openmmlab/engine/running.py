@@ -1,6 +1,8 @@
 """Training and testing: everything between a config and mmengine's runner."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import NamedTuple
 
 from mmengine.config import Config
@@ -12,19 +14,21 @@ from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
 from mmssm.openmmlab.engine import configs, mixed_precision
 from mmssm.openmmlab.engine.classes import check_classes
 from mmssm.openmmlab.engine.cpu import adapt_to_cpu
-from mmssm.openmmlab.engine.distributed import process_group
+from mmssm.openmmlab.engine.distributed import is_first, process_group
 from mmssm.openmmlab.engine.loading import (
     START_FROM,
     CheckpointFitHook,
     check_exists,
     use_safe_loading,
 )
+from mmssm.openmmlab.engine.mishaps import mishaps_told, only_run_in
 from mmssm.openmmlab.engine.non_finite import NonFiniteLossHook
 from mmssm.openmmlab.engine.paths import check_paths, check_pretrained
 from mmssm.openmmlab.engine.progress import ProgressHook
 from mmssm.openmmlab.engine.randomness import ResumableRandomnessHook
 from mmssm.openmmlab.engine.resuming import resolve_resume
 from mmssm.openmmlab.engine.saving import use_atomic_files
+from mmssm.openmmlab.engine.stopping import StopHook, resume_command
 from mmssm.openmmlab.errors import UserError
 from mmssm.weights import (
     RELEASED,
@@ -56,6 +60,7 @@ def train(
     auto_scale_lr: bool = False,
     resume: str | None = None,
     on_nan: str | None = None,
+    arguments: Sequence[str] = (),
 ) -> None:
     """Train as a config says.
 
@@ -63,6 +68,7 @@ def train(
     resume: 'auto' for the newest complete checkpoint of the work_dir, or a path.
     on_nan: 'stop', 'skip' or 'warn', see `NonFiniteLossHook`; None: the config's hook,
     without one 'stop'.
+    arguments: of the command, for the one that goes on after an interruption.
     Raises UserError for what the user can put right.
     """
     use_atomic_files()
@@ -88,14 +94,17 @@ def train(
     ]
     if on_nan:
         _replace_hook(cfg, NonFiniteLossHook)
-    with process_group(cfg):
-        runner = _build_runner(cfg, hooks, notes)
+    command = resume_command(cfg, arguments, os.environ)
+    stop = StopHook(command)
+    held = only_run_in(cfg.work_dir) if is_first(cfg.launcher) else nullcontext()
+    with held, process_group(cfg), mishaps_told(command):
+        runner = _build_runner(cfg, [*hooks, stop], notes)
         try:
             runner.train()
-        except DownloadError as error:
-            raise UserError(str(error)) from error
-        _close(runner)
-        del runner
+        finally:
+            stop.restore()
+            _close(runner)
+            del runner
 
 
 def evaluate(
@@ -128,7 +137,7 @@ def evaluate(
     if options.tta:
         configs.enable_tta(cfg)
     hooks = [CheckpointFitHook(strict=not options.lenient_keys)]
-    with process_group(cfg):
+    with process_group(cfg), mishaps_told():
         runner = _build_runner(cfg, hooks, [])
         with mixed_precision.autocast(options.amp):
             metrics = runner.test()

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -169,6 +170,26 @@ class DieHook(Hook):
         if runner.iter + 1 >= self.in_save > 0:
             checkpoint['padding'] = torch.zeros(1_000_000)
             os.fsync = die_half_way
+
+
+@HOOKS.register_module()
+class SignalHook(Hook):
+    """Sends a signal to its process of one rank in an iteration.
+
+    after=-2: in none, but the run takes its time, and the file `begun` tells of it.
+    """
+
+    def __init__(self, after: int = -1, number: int = 15, rank: int = 0):
+        self.after = after
+        self.number = number
+        self.rank = rank
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if self.after == -2:
+            time.sleep(0.5)
+            Path(runner.work_dir, 'begun').touch()
+        if runner.iter + 1 == self.after and runner.rank == self.rank:
+            os.kill(os.getpid(), self.number)
 
 
 def die_half_way(file: int) -> None:
