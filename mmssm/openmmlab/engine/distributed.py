@@ -9,11 +9,12 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
-from torch import distributed
+from torch import Tensor, distributed, nn
 
 from mmssm.openmmlab.engine.mishaps import mishaps_told
 from mmssm.openmmlab.errors import UserError
@@ -81,6 +82,24 @@ def process_group(cfg: Config) -> Iterator[None]:
             # still held when Python ends may abort the process.
             gc.collect()
             distributed.destroy_process_group()
+
+
+def keep_strides(model: nn.Module) -> None:
+    """Let gradients have the strides of their parameters, as DDP's buckets do.
+
+    A library's gradient of a depthwise weight (C, 1, k, k) may count one channel as
+    any stride.  The memory is the same, but DDP compares the numbers, and warns.
+    """
+    for parameter in model.parameters():
+        if parameter.requires_grad and 1 in parameter.shape:
+            parameter.register_hook(partial(_with_strides, parameter.stride()))
+
+
+def _with_strides(strides: tuple[int, ...], grad: Tensor) -> Tensor | None:
+    found = zip(grad.shape, grad.stride(), strides, strict=True)
+    if grad.stride() == strides or any(n > 1 and a != b for n, a, b in found):
+        return None
+    return grad.as_strided(grad.shape, strides)
 
 
 def launched(launcher: str) -> dict[str, str]:

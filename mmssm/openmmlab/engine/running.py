@@ -14,7 +14,7 @@ from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
 from mmssm.openmmlab.engine import configs, mixed_precision
 from mmssm.openmmlab.engine.classes import check_classes
 from mmssm.openmmlab.engine.cpu import adapt_to_cpu
-from mmssm.openmmlab.engine.distributed import is_first, process_group
+from mmssm.openmmlab.engine.distributed import is_first, keep_strides, process_group
 from mmssm.openmmlab.engine.loading import (
     START_FROM,
     CheckpointFitHook,
@@ -99,6 +99,8 @@ def train(
     held = only_run_in(cfg.work_dir) if is_first(cfg.launcher) else nullcontext()
     with held, process_group(cfg), mishaps_told(command):
         runner = _build_runner(cfg, [*hooks, stop], notes)
+        if runner.distributed:
+            keep_strides(runner.model)
         try:
             runner.train()
         finally:

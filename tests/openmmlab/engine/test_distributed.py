@@ -9,11 +9,13 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import torch
 from openmmlab.engine import tiny, toy
 from torch.distributed import TCPStore
 
 from mmssm.openmmlab.commands import launch
 from mmssm.openmmlab.engine import distributed
+from mmssm.ops import depthwise_conv
 
 TOOLS = toy.ROOT / 'tools'
 
@@ -51,6 +53,7 @@ def test_two_processes_train_and_test_as_one_does(tmp_path):
     text = run('dist_train.sh', config, 2, *work_dir, PORT=free_port())
     assert 'SyncBN needs GPUs' in text
     assert 'GPU number: 2' in text
+    assert 'Grad strides' not in text
     checkpoint = tmp_path / 'run/iter_4.pth'
     text = run('dist_test.sh', config, checkpoint, 2, *work_dir, PORT=free_port())
     tool = [sys.executable, TOOLS / 'test.py', config, checkpoint, *work_dir]
@@ -234,3 +237,27 @@ def test_a_killed_rank_ends_with_the_way_on(tmp_path):
     assert 'ChildFailedError' not in text
     assert launch.how_it_ended(0, 1, 'x') == ''
     assert launch.resume_line('test', '2', ['c.py']) == ''
+
+
+def test_gradients_have_the_strides_of_their_parameters():
+    x = torch.randn(2, 4, 9, 9).to(memory_format=torch.channels_last)
+    strides = []
+    for keep in (False, True):
+        conv = torch.nn.Conv2d(4, 4, 3, groups=4)
+        if keep:
+            distributed.keep_strides(conv)
+        conv(x).sum().backward()
+        strides.append(conv.weight.grad.stride())
+    assert strides == [(9, 1, 3, 1), (9, 9, 3, 1)]
+    other = torch.randn(2, 3).t()
+    assert distributed._with_strides((2, 1), other) is None  # another order in memory
+
+
+@pytest.mark.parametrize('activation', [None, 'silu'])
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
+def test_depthwise_gradients_have_the_strides_of_their_weights(activation, layout):
+    weight = torch.randn(8, 1, 3, 3, requires_grad=True)
+    x = torch.randn(2, 8, 9, 7).to(memory_format=layout)
+    y = depthwise_conv(x, weight, torch.zeros(8), activation=activation)
+    y.square().sum().backward()
+    assert weight.grad.stride() == weight.stride()
