@@ -12,6 +12,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
 
 from mmssm.openmmlab.engine import configs, mixed_precision
+from mmssm.openmmlab.engine.beginning import SummaryHook, use_short_beginning
 from mmssm.openmmlab.engine.classes import check_classes
 from mmssm.openmmlab.engine.cpu import adapt_to_cpu
 from mmssm.openmmlab.engine.distributed import is_first, keep_strides, process_group
@@ -73,6 +74,7 @@ def train(
     """
     use_atomic_files()
     use_safe_loading()
+    use_short_beginning()
     configs.require(cfg, 'train_dataloader', 'train_cfg', 'optim_wrapper')
     configs.require_together(cfg, 'val')
     check_paths(cfg, ('train', 'val'))
@@ -91,6 +93,7 @@ def train(
         ResumableRandomnessHook(),
         CheckpointFitHook(strict=cfg.resume, advice=START_FROM),
         NonFiniteLossHook(on_nan or 'stop'),
+        SummaryHook(),
     ]
     if on_nan:
         _replace_hook(cfg, NonFiniteLossHook)
@@ -122,6 +125,7 @@ def evaluate(
     options = options or EvaluationOptions()
     use_atomic_files()
     use_safe_loading()
+    use_short_beginning()
     configs.require(cfg, 'test_dataloader', 'test_cfg', 'test_evaluator')
     check_paths(cfg, ('test',))
     configs.check_backbones(cfg)
