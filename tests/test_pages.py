@@ -57,9 +57,10 @@ def blocks(language):
 
 
 def commands():
-    """Pairs (page, words), with the variables of a block and placeholders filled in."""
+    """Pairs (page, words), with the variables of a page and placeholders filled in."""
+    of_pages = {page: {} for page in PAGES}
     for page, text in blocks('bash'):
-        values = {}
+        values = of_pages[page]
         for line in text.replace('\\\n', ' ').splitlines():
             words = shlex.split(line, comments=True)
             while words and re.fullmatch(r'[A-Z_]+=.*', words[0]):

@@ -116,7 +116,7 @@ class ResumedBatches:
 
 @HOOKS.register_module()
 class ResumableRandomnessHook(Hook):
-    """Makes a resumed run repeat, to the last digit, what it would have done.
+    """Makes a resumed run repeat, to the last digit on CPUs, what it would have done.
 
     A checkpoint of mmengine holds weights, optimizer, schedulers and counters, but no
     generator's state, and worker processes, which augment the data, keep generators
