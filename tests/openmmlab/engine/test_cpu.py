@@ -58,7 +58,7 @@ def test_wrappers_of_the_config_are_kept():
     cfg = config('slurm', model_wrapper_cfg=dict(find_unused_parameters=True))
     assert adapt_to_cpu(cfg) == []
     assert cfg.model_wrapper_cfg == dict(WRAPPER, find_unused_parameters=True)
-    other = dict(type='MMFullyShardedDataParallel')
+    other = dict(type='MMSeparateDistributedDataParallel')
     cfg = config('pytorch', model_wrapper_cfg=other)
     adapt_to_cpu(cfg)
     assert cfg.model_wrapper_cfg == other
