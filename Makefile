@@ -22,11 +22,11 @@ help:
 
 setup:
 	@command -v '$(PYTHON)' >/dev/null || { \
-	  echo 'There is no $(PYTHON) here. Fix: install Python 3.10 or newer (apt-get' \
+	  echo 'There is no $(PYTHON) here. Fix: install Python 3.10 to 3.13 (apt-get' \
 	    'install python3 python3-venv python3-dev) or name it: make PYTHON=...'; \
 	  exit 1; }
 	@'$(PYTHON)' -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
-	  echo "$$('$(PYTHON)' --version 2>&1) is too old; 3.10 or newer is needed." \
+	  echo "$$('$(PYTHON)' --version 2>&1) is too old; 3.10 to 3.13 are supported." \
 	    'Fix: make PYTHON=python3.11, or another that is installed.'; \
 	  exit 1; }
 	@'$(PYTHON)' -m tools.environment.bootstrap --stack '$(STACK)' --torch '$(TORCH)'

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Test with several processes: NCCL on GPUs, gloo on a machine without.
 # Several machines: the same call on each with NNODES, NODE_RANK, MASTER_ADDR, PORT.
+# One machine takes a free port unless PORT says which; several need the same PORT.
 set -euo pipefail
 
 if [[ $# -lt 3 || ! $3 =~ ^[1-9][0-9]*$ ]]; then
-    echo "usage: [NNODES=1] [NODE_RANK=0] [MASTER_ADDR=127.0.0.1] [PORT=29500]" \
+    echo "usage: [NNODES=1] [NODE_RANK=0] [MASTER_ADDR=127.0.0.1] [PORT=…]" \
         "$0 CONFIG CHECKPOINT GPUS [options of test.py]" >&2
     exit 2
 fi
@@ -15,10 +16,5 @@ shift 3
 tools=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 
 export PYTHONPATH="$tools/..${PYTHONPATH:+:$PYTHONPATH}"
-exec python -m torch.distributed.run \
-    --nnodes="${NNODES:-1}" \
-    --node-rank="${NODE_RANK:-0}" \
-    --master-addr="${MASTER_ADDR:-127.0.0.1}" \
-    --master-port="${PORT:-29500}" \
-    --nproc-per-node="$gpus" \
+exec python -m mmssm.openmmlab.commands.launch "$gpus" \
     "$tools/test.py" "$config" "$checkpoint" --launcher pytorch "$@"

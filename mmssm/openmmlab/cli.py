@@ -72,6 +72,12 @@ def _train(name: str, argv: Sequence[str] | None) -> None:
         metavar='CHECKPOINT',
         help='go on from this checkpoint, or from the newest one in the work dir',
     )
+    parser.add_argument(
+        '--on-nan',
+        choices=['stop', 'skip', 'warn'],
+        help='what a loss that is not finite does: stop and save its batch (default), '
+        'skip the step, or warn',
+    )
     args = _parse(parser, argv)
 
     from mmssm.openmmlab.engine import configs, running
@@ -79,7 +85,12 @@ def _train(name: str, argv: Sequence[str] | None) -> None:
     cfg = configs.read_config(args.config, args.cfg_options, args.work_dir)
     cfg.launcher = args.launcher
     running.train(
-        cfg, amp=args.amp, auto_scale_lr=args.auto_scale_lr, resume=args.resume
+        cfg,
+        amp=args.amp,
+        auto_scale_lr=args.auto_scale_lr,
+        resume=args.resume,
+        on_nan=args.on_nan,
+        arguments=sys.argv[1:] if argv is None else argv,
     )
 
 
@@ -236,7 +247,7 @@ def _run(name: str, command: Command, argv: Sequence[str] | None) -> None:
     try:
         status = command(name, argv)
     except UserError as error:
-        _fail(f'{name}: {error}', error.status)
+        _fail(f'{name}: {error}', error.status, error.everybody)
     except ModuleNotFoundError as error:
         stop_without(name, error)
     except KeyboardInterrupt:
@@ -245,9 +256,9 @@ def _run(name: str, command: Command, argv: Sequence[str] | None) -> None:
         sys.exit(status)
 
 
-def _fail(message: str, status: int = 1) -> NoReturn:
-    """Exit; of many processes the first of each machine speaks."""
-    if os.environ.get('LOCAL_RANK', '0') != '0':
+def _fail(message: str, status: int = 1, everybody: bool = False) -> NoReturn:
+    """Exit; of many processes the first of each machine speaks, or everybody."""
+    if not everybody and os.environ.get('LOCAL_RANK', '0') != '0':
         sys.exit(status)
     if status == 1:
         sys.exit(message)

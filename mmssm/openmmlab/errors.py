@@ -8,6 +8,7 @@ class UserError(Exception):
     """What the user can put right; the commands show its text without a traceback."""
 
     status = 1
+    everybody = False  # whether every process of a run says it, not the first alone
 
 
 class MissingPackage(UserError):

@@ -103,6 +103,16 @@ def test_frozen_stages_stay_as_they_are(name, stages):
         assert all(m.training != frozen for m in module.modules()), part
 
 
+def test_output_norms_of_frozen_stages_are_frozen(name):
+    model = build(name, frozen_stages=2)
+    for again in (False, True):  # as built, and after train()
+        for index, norm in model.out_norms.items():
+            frozen = int(index) < 2
+            assert all(p.requires_grad != frozen for p in norm.parameters()), index
+            assert norm.training or not again or frozen
+        model.train()
+
+
 @pytest.mark.parametrize('stages', [-2, 5])
 def test_bad_frozen_stages_are_named(name, stages):
     with pytest.raises(ValueError, match=f'frozen_stages is {stages}'):

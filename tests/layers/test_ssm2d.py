@@ -273,3 +273,14 @@ def test_bad_maps_and_parameters():
         getattr(broken, name).data.view(-1)[0] = value
         with pytest.raises(ValueError, match=f'{name} has values that are not finite'):
             broken(torch.randn(1, 4, 5, 5))
+
+
+@pytest.mark.filterwarnings('ignore::DeprecationWarning')
+@pytest.mark.parametrize('directions', [2, 4])
+def test_traced_by_torchscript_for_its_size(directions):
+    layer = SSM2D(4, directions=directions).eval()
+    x = torch.randn(1, 4, 9, 7)
+    with pytest.warns(torch.jit.TracerWarning):  # the trace fits one size of maps
+        traced = torch.jit.trace(layer, x)
+    other = torch.randn(1, 4, 9, 7)
+    assert torch.equal(traced(other), layer(other))

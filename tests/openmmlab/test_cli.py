@@ -91,10 +91,11 @@ def test_mixed_precision(test, task, monkeypatch):
 
 
 @pytest.mark.parametrize('task', ['detection', 'segmentation'])
-def test_augmented(test, task):
-    status, text = test(task, '--tta')
+def test_augmented(test, task, tmp_path):
+    status, _ = test(task, '--tta')
     assert status is None
-    assert 'TTAModel' in text
+    (log,) = tmp_path.glob('run/*/*.log')
+    assert 'TTAModel' in log.read_text()
 
 
 def test_checkpoint_of_another_model(test, trained):
@@ -206,3 +207,12 @@ def test_script_without_openmmlab():
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith('vminet_metrics: the module mmengine is not installed')
+
+
+def test_the_place_of_a_process_comes_from_flag_or_launcher(monkeypatch):
+    parser = cli._parser('name', None)
+    monkeypatch.delenv('LOCAL_RANK', raising=False)
+    cli._parse(parser, ['config.py', '--local_rank', '3'])
+    assert os.environ['LOCAL_RANK'] == '3'
+    cli._parse(parser, ['config.py', '--local-rank', '1'])
+    assert os.environ['LOCAL_RANK'] == '3'  # set by a launcher

@@ -93,3 +93,12 @@ def test_weights_without_a_backbone_of_ours_are_refused(tmp_path, capsys):
     save_file({'layers.0.blocks.0.move.C_1': torch.zeros(8, 4)}, tmp_path / 'a.pth')
     assert tool.main([str(tmp_path / 'a.pth'), str(tmp_path / 'b.pth')]) == 1
     assert "family 'ssm2d_swin' belong to" in capsys.readouterr().err
+
+
+def test_weights_of_other_shapes_are_not_written(official, tmp_path, capsys):
+    name = 'layers.0.blocks.0.self_attention.conv2d.bias'
+    save_file({'model': official | {name: torch.zeros(3)}}, tmp_path / 'a.pth')
+    arguments = [str(tmp_path / 'a.pth'), str(tmp_path / 'b.pth'), '--arch', 'tiny']
+    assert tool.main(arguments) == 1
+    assert 'mismatched (1): stages.0.blocks.0.ssm.conv.bias' in capsys.readouterr().err
+    assert not (tmp_path / 'b.pth').exists()

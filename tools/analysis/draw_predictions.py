@@ -8,7 +8,8 @@
 RESULTS.json is what CocoMetric writes with `outfile_prefix` (the .segm.json). For
 segmentation, all three folders hold files of the same stems, and the label maps have
 the values of the annotation files; IoUMetric writes them with `output_dir`. The first
-name in --classes is label 1; label 0 means unlabelled, as in ADE20K.
+name in --classes is label --first-label: 0, or 1 where label 0 means unlabelled, as in
+ADE20K (`reduce_zero_label=True`). Detections without masks are drawn as boxes.
 The pictures are spread evenly over the data set.
 """
 
@@ -34,10 +35,13 @@ LEAST_SCORE = 0.5
 
 
 class Found(NamedTuple):
-    """An object of a picture: its class, (H, W) bool mask, (x, y, w, h), score."""
+    """An object of a picture: its class, (H, W) bool mask, (x, y, w, h), score.
+
+    mask: None where there is none.
+    """
 
     label: int
-    mask: np.ndarray
+    mask: np.ndarray | None
     box: Sequence[float]
     score: float | None = None
 
@@ -102,7 +106,8 @@ def _save(
 
 
 def _draw_objects(axis, image: np.ndarray, found: Sequence[Found], names) -> None:
-    axis.imshow(paint(image, [(one.label, one.mask) for one in found]))
+    masks = [(one.label, one.mask) for one in found if one.mask is not None]
+    axis.imshow(paint(image, masks))
     for one in found:
         x, y, width, height = (SCALE * value for value in one.box)
         axis.add_patch(
@@ -140,13 +145,19 @@ def draw_detection(
     for column, image_id in zip(axes.T, ids, strict=True):
         image = read_image(images / truth.imgs[image_id]['file_name'])
         true = [
-            Found(categories.index(a['category_id']), truth.annToMask(a) > 0, a['bbox'])
+            Found(
+                categories.index(a['category_id']),
+                truth.annToMask(a) > 0 if a.get('segmentation') else None,
+                a['bbox'],
+            )
             for a in truth.imgToAnns[image_id]
         ]
         found = [
             Found(
                 categories.index(r['category_id']),
-                coco_mask.decode(r['segmentation']) > 0,
+                coco_mask.decode(r['segmentation']) > 0
+                if 'segmentation' in r
+                else None,
                 r['bbox'],
                 r['score'],
             )
@@ -166,8 +177,12 @@ def draw_segmentation(
     names: Sequence[str],
     out: Path,
     count: int,
+    first_label: int = 1,
 ) -> None:
-    """Pictures, true label maps, predicted label maps; the first class stays bare."""
+    """Pictures, true label maps, predicted label maps; the first class stays bare.
+
+    first_label: the value of the first of `names` in the label maps.
+    """
     paths = sorted(path for path in images.iterdir() if path.is_file())
     paths = [paths[i] for i in _spread(len(paths), count)]
     figure, axes = _new_sheet(len(paths), ('picture', 'ground truth', 'prediction'))
@@ -176,8 +191,11 @@ def draw_segmentation(
         column[0].imshow(paint(image, []))
         for axis, folder in zip(column[1:], (annotations, predictions), strict=True):
             labels = cv2.imread(str(folder / f'{path.stem}.png'), cv2.IMREAD_UNCHANGED)
+            if labels is None:
+                raise SystemExit(f'cannot read {folder / path.stem}.png')
             regions = [
-                (label - 2, labels == label) for label in range(2, len(names) + 1)
+                (number - 1, labels == first_label + number)
+                for number in range(1, len(names))
             ]
             axis.imshow(paint(image, regions))
     _save(figure, names[1:], range(len(names) - 1), out)
@@ -189,16 +207,26 @@ def main() -> None:
     for name in ('images', 'annotations', 'predictions', 'out'):
         parser.add_argument(f'--{name}', type=Path, required=True)
     parser.add_argument('--classes', type=Path, help='a file with one name per line')
+    parser.add_argument(
+        '--first-label',
+        type=int,
+        choices=(0, 1),
+        help='label of the first class in the label maps (segmentation)',
+    )
     parser.add_argument('--count', type=int, default=6, help='how many pictures')
     args = parser.parse_args()
     places = (args.images, args.annotations, args.predictions)
     if args.task == 'detection':
         draw_detection(*places, args.out, args.count)
-    elif args.classes is None:
-        parser.error('segmentation needs --classes')
+    elif args.classes is None or args.first_label is None:
+        parser.error(
+            'segmentation needs --classes, and --first-label: 1 where label 0 is '
+            'unlabelled, as in ADE20K and the demo, else 0'
+        )
     else:
         names = args.classes.read_text().split('\n')
-        draw_segmentation(*places, [n for n in names if n], args.out, args.count)
+        names = [name for name in names if name]
+        draw_segmentation(*places, names, args.out, args.count, args.first_label)
 
 
 if __name__ == '__main__':

@@ -107,6 +107,7 @@ TASKS = (
             f'--annotations={DATA}/shapes_ade/annotations/validation',
             '--predictions={}',
             f'--classes={DATA}/shapes_ade/classes.txt',
+            '--first-label=1',
         ),
     ),
 )

@@ -7,10 +7,12 @@ from mmssm.openmmlab.engine.cpu import BFloat16OptimWrapper
 from mmssm.openmmlab.engine.layer_decay import LayerDecayOptimizerConstructor
 from mmssm.openmmlab.engine.loading import CheckpointFitHook
 from mmssm.openmmlab.engine.mixed_precision import Float16OptimWrapper
+from mmssm.openmmlab.engine.non_finite import NonFiniteLossHook
 from mmssm.openmmlab.engine.paths import missing_paths
 from mmssm.openmmlab.engine.progress import ProgressHook
 from mmssm.openmmlab.engine.randomness import ResumableRandomnessHook
 from mmssm.openmmlab.engine.saving import CheckpointHook
+from mmssm.openmmlab.engine.stopping import StopHook
 from mmssm.openmmlab.errors import UserError
 
 __all__ = [
@@ -19,8 +21,10 @@ __all__ = [
     'CheckpointHook',
     'Float16OptimWrapper',
     'LayerDecayOptimizerConstructor',
+    'NonFiniteLossHook',
     'ProgressHook',
     'ResumableRandomnessHook',
+    'StopHook',
     'UserError',
     'missing_paths',
 ]

@@ -9,6 +9,8 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 from torch import nn
 
+from mmssm.openmmlab.errors import UserError
+
 SYNCHRONISED_NORMS = ('SyncBN', 'MMSyncBN')
 DATA_PARALLEL = 'MMDistributedDataParallel'
 
@@ -28,8 +30,17 @@ def adapt_to_cpu(cfg: Config) -> list[str]:
 
     Mixed precision becomes bfloat16; in distributed runs SyncBN becomes BN (mmengine
     does so itself otherwise) and data parallelism gets no device ids.
-    Returns a line for the log for each change.
+    Returns a line for the log for each change.  Raises UserError for sharding, which
+    PyTorch does on accelerators only.
     """
+    for key in ('model_wrapper_cfg', 'strategy'):
+        kind = str((cfg.get(key) or {}).get('type', ''))
+        if 'FullyShardedDataParallel' in kind or 'FSDP' in kind:
+            raise UserError(
+                f'{key}.type={kind}: PyTorch shards models on GPUs only, and there is '
+                f'none here. Take {key} out of the config: --cfg-options {key}=None '
+                'trains the whole model in each process'
+            )
     notes = []
     optim = cfg.get('optim_wrapper') or {}
     if optim.get('type') == 'AmpOptimWrapper':

@@ -4,14 +4,19 @@ import datetime
 import gc
 import os
 import subprocess
-from collections.abc import Iterator
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
-from torch import distributed
+from torch import Tensor, distributed, nn
 
+from mmssm.openmmlab.engine.mishaps import mishaps_told
 from mmssm.openmmlab.errors import UserError
 
 # what each launcher calls the variables of torch.distributed
@@ -36,6 +41,12 @@ HOW = {
 }
 
 
+def is_first(launcher: str) -> bool:
+    """Whether this process is, or will be, rank 0; without a launcher it is."""
+    names = VARIABLES.get(launcher)
+    return names is None or os.environ.get(names['RANK'], '0') == '0'
+
+
 @contextmanager
 def process_group(cfg: Config) -> Iterator[None]:
     """Processes that can talk to each other for as long as the block lasts.
@@ -49,12 +60,15 @@ def process_group(cfg: Config) -> Iterator[None]:
     """
     if cfg.launcher != 'none':
         environment = launched(cfg.launcher)
+        # mmengine, which opens the group on GPUs, would take one port for all jobs
+        os.environ.setdefault('MASTER_PORT', environment['MASTER_PORT'])
         if get_device() == 'cpu':
             os.environ.update(environment)
             dist_cfg = cfg.get('env_cfg', {}).get('dist_cfg', {})
             seconds = dist_cfg.get('timeout', 1800)
             timeout = datetime.timedelta(seconds=seconds)
-            distributed.init_process_group('gloo', timeout=timeout)
+            with waiting_told(dict(os.environ)), mishaps_told():
+                distributed.init_process_group('gloo', timeout=timeout)
     failed = True
     try:
         yield
@@ -70,6 +84,24 @@ def process_group(cfg: Config) -> Iterator[None]:
             distributed.destroy_process_group()
 
 
+def keep_strides(model: nn.Module) -> None:
+    """Let gradients have the strides of their parameters, as DDP's buckets do.
+
+    A library's gradient of a depthwise weight (C, 1, k, k) may count one channel as
+    any stride.  The memory is the same, but DDP compares the numbers, and warns.
+    """
+    for parameter in model.parameters():
+        if parameter.requires_grad and 1 in parameter.shape:
+            parameter.register_hook(partial(_with_strides, parameter.stride()))
+
+
+def _with_strides(strides: tuple[int, ...], grad: Tensor) -> Tensor | None:
+    found = zip(grad.shape, grad.stride(), strides, strict=True)
+    if grad.stride() == strides or any(n > 1 and a != b for n, a, b in found):
+        return None
+    return grad.as_strided(grad.shape, strides)
+
+
 def launched(launcher: str) -> dict[str, str]:
     """The variables of torch.distributed as this launcher has set them."""
     names = VARIABLES[launcher]
@@ -82,7 +114,7 @@ def launched(launcher: str) -> dict[str, str]:
     environment = {name: os.environ[theirs] for name, theirs in names.items()}
     if 'MASTER_ADDR' not in os.environ:
         environment['MASTER_ADDR'] = _first_host(launcher)
-    environment['MASTER_PORT'] = os.environ.get('MASTER_PORT', '29500')
+    environment['MASTER_PORT'] = os.environ.get('MASTER_PORT') or _port(launcher)
     gpus, local = torch.cuda.device_count(), int(environment['LOCAL_RANK'])
     if get_device() == 'cuda' and local >= gpus:
         raise UserError(
@@ -90,6 +122,41 @@ def launched(launcher: str) -> dict[str, str]:
             f'most {gpus} processes on each machine'
         )
     return environment
+
+
+def _port(launcher: str) -> str:
+    """A port that all processes of a Slurm step come to, and other steps do not."""
+    if launcher != 'slurm' or 'SLURM_JOB_ID' not in os.environ:
+        return '29500'
+    step = int(os.environ.get('SLURM_STEP_ID', '0'))
+    return str(20000 + (7 * int(os.environ['SLURM_JOB_ID']) + step) % 12000)
+
+
+@contextmanager
+def waiting_told(environment: Mapping[str, str], every: float = 5.0) -> Iterator[None]:
+    """Say for whom this process waits, every few seconds as long as the block lasts."""
+    done = threading.Event()
+    rank, world = (environment[name] for name in ('RANK', 'WORLD_SIZE'))
+    place = f'{environment["MASTER_ADDR"]}:{environment["MASTER_PORT"]}'
+
+    def tell() -> None:
+        begun = time.monotonic()
+        while not done.wait(every):
+            whom = f'for {int(world) - 1} others' if rank == '0' else 'for rank 0'
+            print(
+                f'rank {rank} of {world} has waited {time.monotonic() - begun:.0f} s '
+                f'{whom} at {place}',
+                file=sys.stderr,
+                flush=True,
+            )
+
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        done.set()
+        teller.join()
 
 
 def _first_host(launcher: str) -> str:

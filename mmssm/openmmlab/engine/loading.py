@@ -16,6 +16,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 
 from mmssm.openmmlab.errors import UserError
 from mmssm.weights import KeyReport, compare, detect_family, load_file, unwrap
+from mmssm.weights.files import DAMAGED
 
 
 def read_checkpoint(
@@ -32,7 +33,7 @@ def read_checkpoint(
         content = torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(_why_refused(path, str(error))) from error
-    except (RuntimeError, EOFError, KeyError, OSError) as error:
+    except DAMAGED as error:
         if 'CUDA' in str(error):  # the GPU has no room for it
             raise
         raise UserError(_not_complete(path)) from error

@@ -3,6 +3,7 @@
 import itertools
 import random
 from collections.abc import Iterator, Mapping
+from fractions import Fraction
 from functools import partial
 
 import numpy as np
@@ -30,15 +31,26 @@ class NumberedBatches:
     Yields pairs (iteration, indices).  endless: for loops over iterations: goes on
     with the next pass over the data, and starts at the loop's iteration by dropping
     the batches before it, without loading their data.  Else one pass, the first batch
-    of which feeds the loop's iteration.  Raises UserError for a pass without any.
+    of which feeds the loop's iteration; where `passed`, a share of a pass, is not 0,
+    the pass goes on from there, once.  Raises UserError for a pass without any.
+
+    begun: iteration that the first batch of the pass fed.
     """
 
-    def __init__(self, batches: BatchSampler, loop: BaseLoop, endless: bool) -> None:
+    def __init__(
+        self,
+        batches: BatchSampler,
+        loop: BaseLoop,
+        endless: bool,
+        passed: Fraction = Fraction(0),
+    ) -> None:
         self.batches = batches
         self.sampler = batches.sampler
         self.batch_size = batches.batch_size
         self.loop = loop
         self.endless = endless
+        self.passed = passed
+        self.begun = loop.iter
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -48,7 +60,10 @@ class NumberedBatches:
         if self.endless:
             yield from itertools.islice(enumerate(self._passes()), first, None)
         else:
-            yield from enumerate(self._pass(), start=first)
+            skipped, self.passed = int(self.passed * len(self)), Fraction(0)
+            self.begun = first - skipped
+            numbered = enumerate(self._pass(), start=self.begun)
+            yield from itertools.islice(numbered, skipped, None)
 
     def _passes(self) -> Iterator[list[int]]:
         for number in itertools.count():
@@ -101,7 +116,7 @@ class ResumedBatches:
 
 @HOOKS.register_module()
 class ResumableRandomnessHook(Hook):
-    """Makes a resumed run repeat, to the last digit, what it would have done.
+    """Makes a resumed run repeat, to the last digit on CPUs, what it would have done.
 
     A checkpoint of mmengine holds weights, optimizer, schedulers and counters, but no
     generator's state, and worker processes, which augment the data, keep generators
@@ -111,11 +126,31 @@ class ResumableRandomnessHook(Hook):
     needs to be saved; validation in between and prefetching change nothing.
 
     Not covered: what a dataset or model keeps from one sample to the next outside the
-    checkpoint (a cache of images for mosaics, say), iterable datasets, and epochs
-    resumed in their middle.
+    checkpoint (a cache of images for mosaics, say), and iterable datasets.  An epoch
+    that is resumed in its middle goes on there; its lines in the log count anew.
     """
 
     priority = 'VERY_HIGH'
+
+    def __init__(self) -> None:
+        self._batches: NumberedBatches | None = None
+        self._passed = Fraction(0)
+        self._in_epoch = False
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        self._in_epoch = True
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        self._in_epoch = False
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        if self._batches is not None and not self._batches.endless and self._in_epoch:
+            done = checkpoint['meta']['iter'] - self._batches.begun
+            checkpoint['meta']['batches'] = [done, len(self._batches)]
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        if runner.cfg.get('resume') and 'batches' in checkpoint.get('meta', {}):
+            self._passed = Fraction(*checkpoint['meta']['batches'])
 
     def before_train(self, runner: Runner) -> None:
         loop, loader = runner.train_loop, runner.train_dataloader
@@ -127,7 +162,8 @@ class ResumableRandomnessHook(Hook):
             )
             return
         endless = isinstance(loop, IterBasedTrainLoop)
-        batches = NumberedBatches(loader.batch_sampler, loop, endless)
+        batches = NumberedBatches(loader.batch_sampler, loop, endless, self._passed)
+        self._batches = batches
         # the loader forbids plain assignment; its other settings stay as they are
         object.__setattr__(loader, 'batch_sampler', batches)
         seeded = partial(load_seeded, loader.dataset, runner.seed, runner.rank)

@@ -13,14 +13,14 @@ from mmssm.openmmlab.errors import UserError
 def latest_checkpoint(folder: str | Path) -> tuple[str | None, list[str]]:
     """The newest complete checkpoint of a work_dir, and the broken ones passed over.
 
-    First the one that mmengine noted in the file last_checkpoint, then epoch_N.pth and
-    iter_N.pth, the newest first.
+    First the one that mmengine noted in the file last_checkpoint, then epoch_N.pth,
+    iter_N.pth and stopped_iter_N.pth, the newest first.
     """
     folder = Path(folder).resolve()
     numbered = [
         path
         for path in folder.glob('*.pth')
-        if re.fullmatch(r'(epoch|iter)_\d+\.pth', path.name)
+        if re.fullmatch(r'(epoch|(stopped_)?iter)_\d+\.pth', path.name)
     ]
     candidates = sorted(numbered, key=lambda p: p.stat().st_mtime, reverse=True)
     note = folder / 'last_checkpoint'

@@ -1,6 +1,8 @@
 """Training and testing: everything between a config and mmengine's runner."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import NamedTuple
 
 from mmengine.config import Config
@@ -11,20 +13,24 @@ from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
 
 from mmssm.openmmlab import released
 from mmssm.openmmlab.engine import configs, mixed_precision
+from mmssm.openmmlab.engine.beginning import SummaryHook, use_short_beginning
 from mmssm.openmmlab.engine.classes import check_classes
 from mmssm.openmmlab.engine.cpu import adapt_to_cpu
-from mmssm.openmmlab.engine.distributed import process_group
+from mmssm.openmmlab.engine.distributed import is_first, keep_strides, process_group
 from mmssm.openmmlab.engine.loading import (
     START_FROM,
     CheckpointFitHook,
     check_exists,
     use_safe_loading,
 )
+from mmssm.openmmlab.engine.mishaps import mishaps_told, only_run_in
+from mmssm.openmmlab.engine.non_finite import NonFiniteLossHook
 from mmssm.openmmlab.engine.paths import check_paths, check_pretrained
 from mmssm.openmmlab.engine.progress import ProgressHook
 from mmssm.openmmlab.engine.randomness import ResumableRandomnessHook
 from mmssm.openmmlab.engine.resuming import resolve_resume
 from mmssm.openmmlab.engine.saving import use_atomic_files
+from mmssm.openmmlab.engine.stopping import StopHook, resume_command
 from mmssm.openmmlab.errors import UserError
 from mmssm.weights import DownloadError, official_name
 
@@ -47,15 +53,21 @@ def train(
     amp: str | None = None,
     auto_scale_lr: bool = False,
     resume: str | None = None,
+    on_nan: str | None = None,
+    arguments: Sequence[str] = (),
 ) -> None:
     """Train as a config says.
 
     amp: kind of mixed precision, see `mixed_precision.enable_amp`; None: the config's.
     resume: 'auto' for the newest complete checkpoint of the work_dir, or a path.
+    on_nan: 'stop', 'skip' or 'warn', see `NonFiniteLossHook`; None: the config's hook,
+    without one 'stop'.
+    arguments: of the command, for the one that goes on after an interruption.
     Raises UserError for what the user can put right.
     """
     use_atomic_files()
     use_safe_loading()
+    use_short_beginning()
     configs.require(cfg, 'train_dataloader', 'train_cfg', 'optim_wrapper')
     configs.require_together(cfg, 'val')
     check_paths(cfg, ('train', 'val'))
@@ -73,15 +85,24 @@ def train(
     hooks = [
         ResumableRandomnessHook(),
         CheckpointFitHook(strict=cfg.resume, advice=START_FROM),
+        NonFiniteLossHook(on_nan or 'stop'),
+        SummaryHook(),
     ]
-    with process_group(cfg):
-        runner = _build_runner(cfg, hooks, notes)
+    if on_nan:
+        _replace_hook(cfg, NonFiniteLossHook)
+    command = resume_command(cfg, arguments, os.environ)
+    stop = StopHook(command)
+    held = only_run_in(cfg.work_dir) if is_first(cfg.launcher) else nullcontext()
+    with held, process_group(cfg), mishaps_told(command):
+        runner = _build_runner(cfg, [*hooks, stop], notes)
+        if runner.distributed:
+            keep_strides(runner.model)
         try:
             runner.train()
-        except DownloadError as error:
-            raise UserError(str(error)) from error
-        _close(runner)
-        del runner
+        finally:
+            stop.restore()
+            _close(runner)
+            del runner
 
 
 def evaluate(
@@ -97,6 +118,7 @@ def evaluate(
     options = options or EvaluationOptions()
     use_atomic_files()
     use_safe_loading()
+    use_short_beginning()
     configs.require(cfg, 'test_dataloader', 'test_cfg', 'test_evaluator')
     check_paths(cfg, ('test',))
     configs.check_backbones(cfg)
@@ -114,7 +136,7 @@ def evaluate(
     if options.tta:
         configs.enable_tta(cfg)
     hooks = [CheckpointFitHook(strict=not options.lenient_keys)]
-    with process_group(cfg):
+    with process_group(cfg), mishaps_told():
         runner = _build_runner(cfg, hooks, [])
         with mixed_precision.autocast(options.amp):
             metrics = runner.test()
@@ -151,6 +173,13 @@ def _close(runner: Runner) -> None:
             loop.dataloader_iterator = None
         if isinstance(loop, BaseLoop):
             loop.dataloader._iterator = None
+
+
+def _replace_hook(cfg: Config, kind: type[Hook]) -> None:
+    """Take a hook out of the config that a flag is to replace."""
+    names = (kind, kind.__name__, f'mmssm.{kind.__name__}')
+    hooks = cfg.get('custom_hooks') or []
+    cfg.custom_hooks = [h for h in hooks if h.get('type') not in names]
 
 
 def _save_safely(cfg: Config) -> None:

@@ -217,7 +217,7 @@ def _check(A: Tensor, B: Tensor, C: Tensor, tolerance: float) -> None:
             f'C has shape {tuple(C.shape)}; expected (2, directions, channels, '
             f'N={states})'
         )
-    if C.shape[1] not in FLIPS:
+    if int(C.shape[1]) not in FLIPS:  # under torch.jit.trace a size is a tensor
         raise ValueError(
             f'C has {C.shape[1]} directions in its shape {tuple(C.shape)}; expected 2 '
             'or 4'

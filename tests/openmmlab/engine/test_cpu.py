@@ -1,10 +1,12 @@
 """A config for GPUs, changed for a machine without."""
 
+import pytest
 import torch
 from mmengine.config import Config
 from torch import nn
 
 from mmssm.openmmlab.engine.cpu import BFloat16OptimWrapper, adapt_to_cpu
+from mmssm.openmmlab.errors import UserError
 
 WRAPPER = dict(type='MMDistributedDataParallel', device_ids=None)
 
@@ -56,7 +58,20 @@ def test_wrappers_of_the_config_are_kept():
     cfg = config('slurm', model_wrapper_cfg=dict(find_unused_parameters=True))
     assert adapt_to_cpu(cfg) == []
     assert cfg.model_wrapper_cfg == dict(WRAPPER, find_unused_parameters=True)
-    other = dict(type='MMFullyShardedDataParallel')
+    other = dict(type='MMSeparateDistributedDataParallel')
     cfg = config('pytorch', model_wrapper_cfg=other)
     adapt_to_cpu(cfg)
     assert cfg.model_wrapper_cfg == other
+
+
+@pytest.mark.parametrize(
+    ('key', 'kind'),
+    [
+        ('model_wrapper_cfg', 'MMFullyShardedDataParallel'),
+        ('strategy', 'FSDPStrategy'),
+    ],
+)
+def test_sharding_needs_gpus(key, kind):
+    cfg = Config({key: dict(type=kind), 'launcher': 'pytorch'})
+    with pytest.raises(UserError, match=rf'{key}\.type={kind}: .* on GPUs only'):
+        adapt_to_cpu(cfg)

@@ -179,3 +179,25 @@ def test_official_checkpoint_asks_for_the_converter():
     name = 'backbone.layers.0.blocks.0.self_attention.state_fusion.alpha'
     with pytest.raises(UserError, match=r'spatial_mamba.*official_to_mmssm\.py'):
         fit(lambda state: {name: torch.ones(3)}, strict=False)
+
+
+@pytest.mark.parametrize('zipped', [True, False])
+def test_damage_anywhere_is_told(tmp_path, zipped):
+    rng = np.random.default_rng(0)
+    log = dict(a=HistoryBuffer([1.0, 2.5], [1, 1]), n=np.float64(3))
+    content = dict(meta=dict(seed=1), state_dict={'w': torch.ones(9)}, message_hub=log)
+    path = tmp_path / 'a.pth'
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    whole = path.read_bytes()
+    told = []
+    for _ in range(300):
+        damaged = bytearray(whole)
+        for place in rng.integers(len(whole), size=rng.choice([1, 3, 20])):
+            damaged[place] = rng.integers(256)
+        path.write_bytes(damaged)
+        try:
+            loading.read_checkpoint(path)
+        except UserError as error:
+            told.append(str(error))
+    assert len(told) > 100
+    assert all(len(text.splitlines()) == 1 for text in told)

@@ -12,7 +12,7 @@ from torch.utils.data import BatchSampler, SequentialSampler
 
 from mmssm.openmmlab import cli
 from mmssm.openmmlab.engine import UserError
-from mmssm.openmmlab.engine.randomness import NumberedBatches
+from mmssm.openmmlab.engine.randomness import NumberedBatches, load_seeded
 
 NUMBERS = itertools.count()
 
@@ -100,6 +100,19 @@ def test_endless_batches_start_at_the_iteration(start):
         return itertools.islice(NumberedBatches(batches, loop, endless=True), 9)
 
     assert list(numbered(start))[:2] == list(numbered(0))[start : start + 2]
+
+
+def test_every_sample_has_a_seed_of_its_own():
+    class Noise:
+        def __getitem__(self, index):
+            return torch.rand(()).item()
+
+    def draw(seed=1, rank=0, iteration=5):
+        return load_seeded(Noise(), seed, rank, (iteration, [3, 3]))
+
+    drawn = [*draw(), *draw(seed=2), *draw(rank=1), *draw(iteration=6)]
+    assert len({*drawn}) == 8
+    assert draw() == draw()
 
 
 @pytest.mark.parametrize('endless', [True, False])

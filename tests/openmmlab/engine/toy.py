@@ -4,10 +4,12 @@ import json
 import os
 import random
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from mmengine.dist import get_rank
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
@@ -102,10 +104,21 @@ class ToyData(Dataset):
 
 @MODELS.register_module()
 class ToyModel(BaseModel):
-    """Two linear layers with dropout between them."""
+    """Two linear layers with dropout between them.
 
-    def __init__(self, width: int = 8, backbone: dict | None = None):
+    nan_at: calls (from 1) whose loss_b is NaN, on rank `nan_rank` or on all.
+    """
+
+    def __init__(
+        self,
+        width: int = 8,
+        backbone: dict | None = None,
+        nan_at: tuple[int, ...] = (),
+        nan_rank: int | None = None,
+    ):
         super().__init__()
+        self.nan_at = nan_at if nan_rank in (None, get_rank()) else ()
+        self.calls = 0
         self.backbone = MODELS.build(backbone) if backbone else None
         self.net = nn.Sequential(
             nn.Linear(4, width),
@@ -118,7 +131,12 @@ class ToyModel(BaseModel):
         x = torch.stack(inputs) if isinstance(inputs, list) else inputs
         out = self.net(x)
         if mode == 'loss':
-            return dict(loss=(out - x.mean(1, keepdim=True)).square().mean())
+            self.calls += 1
+            loss = (out - x.mean(1, keepdim=True)).square().mean()
+            if self.nan_at:
+                factor = float('nan') if self.calls in self.nan_at else 1.0
+                return dict(loss_a=loss, loss_b=factor * loss, acc=out.mean() / 0)
+            return dict(loss=loss)
         return list(out)
 
 
@@ -152,6 +170,26 @@ class DieHook(Hook):
         if runner.iter + 1 >= self.in_save > 0:
             checkpoint['padding'] = torch.zeros(1_000_000)
             os.fsync = die_half_way
+
+
+@HOOKS.register_module()
+class SignalHook(Hook):
+    """Sends a signal to its process of one rank in an iteration.
+
+    after=-2: in none, but the run takes its time, and the file `begun` tells of it.
+    """
+
+    def __init__(self, after: int = -1, number: int = 15, rank: int = 0):
+        self.after = after
+        self.number = number
+        self.rank = rank
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if self.after == -2:
+            time.sleep(0.5)
+            Path(runner.work_dir, 'begun').touch()
+        if runner.iter + 1 == self.after and runner.rank == self.rank:
+            os.kill(os.getpid(), self.number)
 
 
 def die_half_way(file: int) -> None:
