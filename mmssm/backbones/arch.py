@@ -1,6 +1,6 @@
 """Architectures: names in a table, or settings of one's own."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 Arch = str | Mapping[str, object]
 
@@ -9,44 +9,11 @@ def read_arch(arch: Arch, zoo: Mapping[str, Mapping[str, object]]) -> dict[str, 
     """The settings of an architecture: a name of `zoo`, or a dict with the same keys.
 
     `channels` may be an int, doubled from stage to stage.  Returns a dict whose
-    `channels` and `depths` are tuples of the same length.  Raises ValueError for an
-    unknown name, for missing or unknown keys, and for values that do not fit.
+    `channels` and `depths` are tuples of the same length.  What an architecture may be
+    stands in `backbones.arguments`.
     """
-    if isinstance(arch, str):
-        if arch not in zoo:
-            names = ', '.join(repr(name) for name in zoo)
-            raise ValueError(
-                f'arch is {arch!r}; expected one of {names}, or a dict such as '
-                f'{dict(next(iter(zoo.values())))}'
-            )
-        arch = zoo[arch]
-    expected = set(next(iter(zoo.values())))
-    if not isinstance(arch, Mapping) or set(arch) != expected:
-        raise ValueError(
-            f'arch is {arch!r}; expected a name or a dict with the keys '
-            f'{sorted(expected)}'
-        )
-    settings = dict(arch)
-    depths = _positive(settings['depths'], 'depths')
-    channels = settings['channels']
+    settings = dict(zoo[arch] if isinstance(arch, str) else arch)
+    channels, depths = settings['channels'], tuple(settings['depths'])
     if isinstance(channels, int):
         channels = [channels * 2**i for i in range(len(depths))]
-    settings['depths'] = depths
-    settings['channels'] = _positive(channels, 'channels')
-    if len(settings['channels']) != len(depths):
-        raise ValueError(
-            f'arch has {len(depths)} depths {depths} but '
-            f'{len(settings["channels"])} channels {settings["channels"]}; expected '
-            'one of each per stage, or one int for channels'
-        )
-    return settings
-
-
-def _positive(values: object, name: str) -> tuple[int, ...]:
-    fits = isinstance(values, Sequence) and not isinstance(values, str) and values
-    if not fits or not all(isinstance(v, int) and v > 0 for v in values):
-        raise ValueError(
-            f'arch has {name}={values!r}; expected a sequence of positive integers, '
-            'one per stage'
-        )
-    return tuple(values)
+    return {**settings, 'channels': tuple(channels), 'depths': depths}

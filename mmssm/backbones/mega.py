@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmssm.backbones.arch import Arch, read_arch
+from mmssm.backbones.arguments import MEGA
 from mmssm.backbones.hierarchical import HierarchicalBackbone, Stage, drop_path_rates
 from mmssm.layers import (
     SSM2D,
@@ -17,9 +18,8 @@ from mmssm.layers import (
     GatedAttention,
     PatchConv,
 )
+from mmssm.layers.arguments import checked
 from mmssm.layers.pyramid import STRIDES, crop, pyramid_level
-
-MIXERS = ('ssm2d', 'ema', 'none')
 
 
 class PatchEmbedding(nn.Module):
@@ -86,7 +86,7 @@ class Mega(HierarchicalBackbone):
 
     (B, in_channels, H, W) -> a tuple of (B, C, ceil(H / s_i), ceil(W / s_i)) with
     strides s = 4, 8, 16, 32.
-    Raises ValueError for an arch, mixer, out_indices or frozen_stages that do not fit.
+    Raises ValueError for arguments that do not fit `arguments.MEGA`.
     """
 
     family = 'ssm2d_mega'
@@ -101,6 +101,7 @@ class Mega(HierarchicalBackbone):
         }
     }
 
+    @checked(MEGA)
     def __init__(
         self,
         arch: Arch = 'tiny',
@@ -122,7 +123,7 @@ class Mega(HierarchicalBackbone):
         with_cp: bool = False,
         init_cfg: dict | None = None,
     ) -> None:
-        settings = _read_arch(arch, self.zoo)
+        settings = read_arch(arch, self.zoo)
         channels, patch = settings['channels'][0], settings['patch']
         grid = _grid(train_size, patch)
 
@@ -141,9 +142,7 @@ class Mega(HierarchicalBackbone):
                 )
             if mixer == 'ema':
                 return ExponentialMovingAverage(channels, num_states)
-            if mixer == 'none':
-                return nn.Identity()
-            raise ValueError(f'mixer is {mixer!r}; expected one of {MIXERS}')
+            return nn.Identity()
 
         def block(rate: float) -> MegaBlock:
             attention = GatedAttention(
@@ -183,28 +182,7 @@ class Mega(HierarchicalBackbone):
         return tuple(crop(y, x.shape[2:], stride) for y, stride in outputs)
 
 
-def _read_arch(arch: Arch, zoo: dict[str, dict[str, object]]) -> dict[str, object]:
-    """As `read_arch`, for four groups of one width."""
-    settings = read_arch(arch, zoo)
-    channels = settings['channels']
-    if len(channels) != len(STRIDES) or len(set(channels)) != 1:
-        raise ValueError(
-            f'arch has channels {channels}; expected the same number four times'
-        )
-    for key in ('patch', 'shared', 'expanded', 'hidden'):
-        if not isinstance(settings[key], int) or settings[key] < 1:
-            raise ValueError(
-                f'arch has {key}={settings[key]!r}; expected an integer from 1'
-            )
-    return settings
-
-
 def _grid(train_size: int | Sequence[int], patch: int) -> tuple[int, int]:
     """Rows and columns of patches of a training image."""
     sides = [train_size] * 2 if isinstance(train_size, int) else list(train_size)
-    if len(sides) != 2 or not all(isinstance(s, int) and s > 0 for s in sides):
-        raise ValueError(
-            f'train_size is {train_size!r}; expected a positive integer or '
-            '(height, width)'
-        )
     return -(-sides[0] // patch), -(-sides[1] // patch)

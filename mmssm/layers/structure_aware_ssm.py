@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmssm.layers.arguments import checked, integer
 from mmssm.layers.depthwise import depthwise
-from mmssm.layers.state_fusion import StateFusion
+from mmssm.layers.state_fusion import RULES, StateFusion
 from mmssm.ops import gated_norm, observe, selective_scan
 from mmssm.ops.precision import no_autocast
 
@@ -32,6 +33,7 @@ class StructureAwareSSM(nn.Module):
     float64) whatever autocast says.
     """
 
+    @checked({**RULES, 'expand': integer(1, 64)})
     def __init__(
         self,
         channels: int,
