@@ -1,13 +1,11 @@
 """Reading a config, and the changes that the flags of the tools make to it."""
 
 import difflib
-import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import MODELS, DefaultScope
 
 from mmssm.openmmlab.errors import MissingPackage, UserError
 
@@ -134,23 +132,6 @@ def enable_tta(cfg: Config) -> None:
     dataset.pipeline = cfg.tta_pipeline
 
 
-def check_backbones(cfg: Config) -> None:
-    """Raise UserError for a key that the backbone's constructor does not take."""
-    scope = cfg.get('default_scope') or 'mmengine'
-    with DefaultScope.overwrite_default_scope(scope):
-        for key, backbone in _backbones(cfg.get('model'), 'model'):
-            kind = backbone.get('type')
-            built = MODELS.get(kind) if isinstance(kind, str) else kind
-            if not callable(built):
-                continue  # mmengine names what it does not find
-            parameters = inspect.signature(built).parameters
-            if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-                continue
-            unknown = [n for n in backbone if n not in parameters and n != 'type']
-            if unknown:
-                raise UserError(_unknown_key(key, kind, unknown[0], list(parameters)))
-
-
 def _check_keys(cfg: Config, options: Mapping[str, object]) -> None:
     """Raise UserError for an option inside a part that is misspelt.
 
@@ -172,28 +153,6 @@ def _check_keys(cfg: Config, options: Mapping[str, object]) -> None:
 
 def _as_list(evaluators: dict | list[dict]) -> list[dict]:
     return [evaluators] if isinstance(evaluators, Mapping) else list(evaluators)
-
-
-def _unknown_key(key: str, kind: object, name: str, accepted: list[str]) -> str:
-    close = difflib.get_close_matches(name, accepted, n=1)
-    hint = f' Did you mean {close[0]}?' if close else ''
-    return (
-        f'{key}.{name}: {kind} has no argument {name!r}.{hint} '
-        f'It takes {", ".join(accepted)}'
-    )
-
-
-def _backbones(node: object, key: str) -> Iterator[tuple[str, Mapping]]:
-    if not isinstance(node, Mapping):
-        return
-    for name, part in node.items():
-        if name == 'backbone' and isinstance(part, Mapping):
-            yield f'{key}.{name}', part
-            host = {'backbone': part['host']} if 'host' in part else None
-            for _, inner in _backbones(host, ''):
-                yield f'{key}.{name}.host', inner
-        else:
-            yield from _backbones(part, f'{key}.{name}')
 
 
 def _flipping(pipeline: list[dict]) -> list[dict]:

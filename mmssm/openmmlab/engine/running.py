@@ -11,6 +11,7 @@ from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
 
 from mmssm.openmmlab.engine import configs, mixed_precision
 from mmssm.openmmlab.engine.classes import check_classes
+from mmssm.openmmlab.engine.config_keys import check_config
 from mmssm.openmmlab.engine.cpu import adapt_to_cpu
 from mmssm.openmmlab.engine.distributed import process_group
 from mmssm.openmmlab.engine.loading import (
@@ -64,10 +65,10 @@ def train(
     use_atomic_files()
     use_safe_loading()
     configs.require(cfg, 'train_dataloader', 'train_cfg', 'optim_wrapper')
+    check_config(cfg)
     configs.require_together(cfg, 'val')
     check_paths(cfg, ('train', 'val'))
     check_pretrained(cfg)
-    configs.check_backbones(cfg)
     check_classes(cfg, ('train', 'val'))
     if amp:
         mixed_precision.enable_amp(cfg, amp)
@@ -105,8 +106,8 @@ def evaluate(
     use_atomic_files()
     use_safe_loading()
     configs.require(cfg, 'test_dataloader', 'test_cfg', 'test_evaluator')
+    check_config(cfg)
     check_paths(cfg, ('test',))
-    configs.check_backbones(cfg)
     check_classes(cfg, ('test',))
     if checkpoint == 'official':
         checkpoint = _official(cfg)
