@@ -60,6 +60,7 @@ class ConvNeXt(HierarchicalBackbone):
     """
 
     family = 'convnext'
+    block_width = 'gamma'
     classifier_norm = partial(nn.LayerNorm, eps=EPS)
     norm_last = True
     zoo = {

@@ -81,6 +81,8 @@ class HierarchicalBackbone(nn.Module):
     # of the paper's classifier, and whether it follows the mean over the map
     classifier_norm: Callable[[int], nn.Module] = ChannelNorm
     norm_last = False
+    # weight of a block whose first axis is its channels, see `options_of`
+    block_width: str
 
     @checked(CONTRACT)
     def __init__(
@@ -266,6 +268,23 @@ class HierarchicalBackbone(nn.Module):
             if norms and not report.mismatched:
                 return arch
         return None
+
+    @classmethod
+    def options_of(cls, weights: Mapping[str, Tensor]) -> dict[str, object] | None:
+        """Arguments of the constructor for weights (our names) of any size.
+
+        None where the first block of no stage is among them.
+        """
+        channels, depths = [], []
+        while (name := f'stages.{len(depths)}.blocks.0.{cls.block_width}') in weights:
+            channels.append(len(weights[name]))
+            start = f'stages.{len(depths)}.blocks.'
+            blocks = {k.split('.')[3] for k in weights if k.startswith(start)}
+            depths.append(len(blocks))
+        if not depths:
+            return None
+        arch = {'channels': tuple(channels), 'depths': tuple(depths)}
+        return {'arch': arch, 'out_indices': tuple(range(len(depths)))}
 
     def train(self, mode: bool = True) -> 'HierarchicalBackbone':
         """As nn.Module.train, but frozen parts and, by norm_eval, batch norms stay."""

@@ -1,7 +1,7 @@
 """Mega (arXiv 2209.10655) on images, as in the tables of the 2-D SSM (2306.06635)."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -90,6 +90,7 @@ class Mega(HierarchicalBackbone):
     """
 
     family = 'ssm2d_mega'
+    block_width = 'attention.norm.weight'
     zoo = {
         'tiny': {
             'channels': (192, 192, 192, 192),
@@ -180,6 +181,26 @@ class Mega(HierarchicalBackbone):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         outputs = zip(super().forward(x), self.strides, strict=True)
         return tuple(crop(y, x.shape[2:], stride) for y, stride in outputs)
+
+    @classmethod
+    def options_of(cls, weights: Mapping[str, Tensor]) -> dict[str, object] | None:
+        options = super().options_of(weights)
+        if options is None:
+            return None
+        first = 'stages.0.blocks.0.'
+        patch = weights['stem.conv.weight'].shape[-1]
+        sizes = {
+            'patch': patch,
+            'shared': weights[f'{first}attention.scale'].shape[1],
+            'expanded': len(weights[f'{first}attention.value.weight']),
+            'hidden': len(weights[f'{first}fc1.weight']),
+        }
+        grid = weights['stem.position'].shape[1:]
+        return {
+            **options,
+            'arch': {**options['arch'], **sizes},
+            'train_size': tuple(patch * n for n in grid),
+        }
 
 
 def _grid(train_size: int | Sequence[int], patch: int) -> tuple[int, int]:

@@ -63,6 +63,7 @@ class SpatialMamba(HierarchicalBackbone):
     """
 
     family = 'spatial_mamba'
+    block_width = 'norm1.weight'
     zoo = {
         'tiny': {'channels': 64, 'depths': (2, 4, 8, 4)},
         'small': {'channels': 64, 'depths': (2, 4, 21, 5)},

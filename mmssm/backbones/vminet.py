@@ -1,7 +1,7 @@
 """VMINet (arXiv 2501.02040)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -68,6 +68,7 @@ class VMINet(HierarchicalBackbone):
     """
 
     family = 'vminet'
+    block_width = 'project.conv.weight'
     classifier_norm = nn.BatchNorm2d
     zoo = {
         'ti': {'channels': 24, 'depths': (2, 2, 18, 2), 'expand': 2},
@@ -129,6 +130,17 @@ class VMINet(HierarchicalBackbone):
             norm_eval=norm_eval,
             init_cfg=init_cfg,
         )
+
+    @classmethod
+    def options_of(cls, weights: Mapping[str, Tensor]) -> dict[str, object] | None:
+        options = super().options_of(weights)
+        if options is None:
+            return None
+        first = 'stages.0.blocks.0.'
+        width, wide = weights[f'{first}{cls.block_width}'].shape[:2]
+        grid = weights[f'{first}attention.position'].shape
+        arch = {**options['arch'], 'expand': wide // width}
+        return {**options, 'arch': arch, 'train_size': tuple(4 * n for n in grid)}
 
 
 def _grids(size: int | Sequence[int], strides: Sequence[int]) -> list[tuple[int, int]]:

@@ -95,7 +95,7 @@ BUILT = re.compile(
 WRAPS = {'dataset', 'datasets'}
 LISTED = ('pipeline', 'vis_backends', 'datasets')
 # below these a config has names of its user's own, or of another library
-FREE = {'metainfo', 'init_cfg', 'backend_args', 'detector'}
+FREE = {'metainfo', 'init_cfg', 'backend_args', 'detector', 'diffusion_cfg'}
 PACKAGES = {'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmssm'}
 
 
@@ -169,7 +169,7 @@ def accepted(built: Callable) -> set[str] | None:
         return _of_function(built)
     if issubclass(built, CheckpointHook):  # hands what is left to save_checkpoint
         saving = _of_function(Runner.save_checkpoint) or set()
-        return saving | {n for k in built.__mro__[:-1] for n in _own(k)}
+        return saving | _all_names(built)
     return _of_class(built)
 
 
@@ -209,6 +209,9 @@ def _check_root(cfg: Config, root: str) -> None:
     if root.endswith('_dataloader'):
         _require(part, root, 'dataset')
         _check_values(part, root, LOADER_VALUES)
+    if isinstance(part, list | tuple):
+        for index, entry in enumerate(part):
+            _require_type(entry, f'{root}[{index}]')
     nodes = dict(typed_parts(part, root))
     for key, node in nodes.items():
         _check_entries(key, node)
@@ -277,8 +280,8 @@ def _check_node(key: str, nodes: Mapping[str, Mapping]) -> None:
         own = module.startswith(('torch.nn', 'mmcv.')) and 'transforms' not in module
         known = None if own or key.endswith('init_cfg') else accepted(built)
         if known is None:
-            if key.startswith('model'):
-                _refuse_unmentioned(key, node, nodes)
+            near = None if key.startswith('model') else _all_names(built)
+            _refuse_unmentioned(key, node, nodes, near)
             return
         sets.append(known)
     if not sets:
@@ -291,23 +294,33 @@ def _check_node(key: str, nodes: Mapping[str, Mapping]) -> None:
         _raise_unknown(key, name, node, unknown[0], sorted(best))
 
 
-def _refuse_unmentioned(key: str, node: Mapping, nodes: Mapping[str, Mapping]) -> None:
-    """Refuse a name that stands nowhere in the packages that read this config."""
+def _refuse_unmentioned(
+    key: str,
+    node: Mapping,
+    nodes: Mapping[str, Mapping],
+    near: set[str] | None = None,
+) -> None:
+    """Refuse a name that stands nowhere in the packages that read this config.
+
+    near: only if it is nearly one of these.
+    """
     if any(part in FREE for part in re.split(r'[.\[]', key)):
         return
     packages = {
-        getattr(built, '__module__', '').partition('.')[0]
+        str(getattr(built, '__module__', '')).partition('.')[0]
         for part in nodes.values()
         for built in candidates(part.get('type'), foreign=True)
     }
     if packages - {'torch', *PACKAGES}:
         return  # code that somebody else wrote reads it, too
     for name in node:
+        if near is not None and not difflib.get_close_matches(str(name), near, 1, 0.85):
+            continue
         if str(name).isidentifier() and name not in _words():
             raise UserError(
                 f'{key}.{name}: no code of {", ".join(sorted(packages & PACKAGES))} '
                 f'reads this key (it is {shown(node[name])} here).'
-                f'{nearest(name, _words(), 0.8)}'
+                f'{nearest(name, _words() if near is None else near, 0.8)}'
             )
 
 
@@ -374,6 +387,13 @@ def _require(part: Mapping, key: str, name: str) -> None:
 def _instead(part: Mapping, name: str) -> str:
     close = difflib.get_close_matches(name, map(str, part), 1)
     return f' Did you mean {name} by {close[0]}?' if close else ''
+
+
+def _all_names(built: Callable) -> set[str]:
+    """Of the arguments of a function, or of a class and its bases."""
+    if not inspect.isclass(built):
+        return (_names(built) or (set(), None))[0]
+    return {name for base in built.__mro__[:-1] for name in _own(base)}
 
 
 def _own(built: type) -> set[str]:

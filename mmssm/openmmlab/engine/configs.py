@@ -1,12 +1,14 @@
 """Reading a config, and the changes that the flags of the tools make to it."""
 
 import difflib
+import traceback
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 
+from mmssm.layers.arguments import shown
 from mmssm.openmmlab.errors import MissingPackage, UserError
 
 DETECTION, SEGMENTATION = 'mmdet', 'mmseg'
@@ -26,6 +28,10 @@ def read_config(
         raise UserError(f'cannot read the config {path}: {error}') from error
     except SyntaxError as error:
         raise UserError(f'the config {path} is not valid Python: {error}') from error
+    except ModuleNotFoundError:
+        raise  # the commands name what is not installed
+    except Exception as error:  # a config is Python, which may raise anything
+        raise UserError(_why_not_read(path, error)) from error
     if options:
         _check_keys(cfg, options)
         try:
@@ -126,6 +132,8 @@ def enable_tta(cfg: Config) -> None:
         cfg.setdefault('tta_model', {'type': 'DetTTAModel', 'tta_cfg': merging})
         cfg.setdefault('tta_pipeline', _flipping(dataset.pipeline))
     absent = [key for key in ('tta_model', 'tta_pipeline') if key not in cfg]
+    if not absent and str(cfg.tta_model.get('type')).endswith('DetTTAModel'):
+        _refuse_masks(cfg.model, 'model')
     if absent:
         raise UserError(f'--tta needs {" and ".join(absent)} in the config')
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
@@ -149,6 +157,41 @@ def _check_keys(cfg: Config, options: Mapping[str, object]) -> None:
                     f'{close[0]}?'
                 )
             node = node.get(name)
+
+
+def _why_not_read(path: str, error: Exception) -> str:
+    """Of what mmengine refuses to merge the key path, which only its frames know."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    merging = [f for f in frames if f.f_code.co_name == '_merge_a_into_b']
+    if not merging or not isinstance(error, TypeError):
+        return f'the config {path} cannot be read: {type(error).__name__}: {error}'
+    names = merging[-1].f_locals
+    key = '.'.join(str(frame.f_locals.get('k')) for frame in merging)
+    given, base = names.get('v'), (names.get('b') or {}).get(names.get('k'))
+    return (
+        f'{key} is {shown(given)} in the config {path} and {shown(base)} in its base, '
+        'which cannot be merged. To put one in the place of the other: '
+        f'{key.split(".")[-1]}=dict(_delete_=True, …)'
+    )
+
+
+def _refuse_masks(node: object, key: str) -> None:
+    """mmdet merges the boxes of several views, and stops where there are masks."""
+    if not isinstance(node, Mapping):
+        return
+    for name, part in node.items():
+        if name in ('mask_head', 'panoptic_head') and part is not None:
+            boxes = (
+                f', or merge the boxes alone: --lenient-keys --cfg-options '
+                f'{key}.{name}=None test_evaluator.metric=bbox'
+                if key.endswith('roi_head')
+                else ''
+            )
+            raise UserError(
+                f'--tta: {key}.{name} gives masks, and mmdet merges boxes only. Test '
+                f'without --tta{boxes}'
+            )
+        _refuse_masks(part, f'{key}.{name}')
 
 
 def _as_list(evaluators: dict | list[dict]) -> list[dict]:

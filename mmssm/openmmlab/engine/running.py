@@ -14,6 +14,7 @@ from mmssm.openmmlab.engine.classes import check_classes
 from mmssm.openmmlab.engine.config_keys import check_config
 from mmssm.openmmlab.engine.cpu import adapt_to_cpu
 from mmssm.openmmlab.engine.distributed import process_group
+from mmssm.openmmlab.engine.gradients import GradientCheckHook
 from mmssm.openmmlab.engine.loading import (
     START_FROM,
     CheckpointFitHook,
@@ -81,6 +82,7 @@ def train(
     hooks = [
         ResumableRandomnessHook(),
         CheckpointFitHook(strict=cfg.resume, advice=START_FROM),
+        GradientCheckHook(),
     ]
     with process_group(cfg):
         runner = _build_runner(cfg, hooks, notes)
