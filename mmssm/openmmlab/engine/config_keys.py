@@ -231,8 +231,27 @@ def _check_entries(key: str, node: Mapping) -> None:
         _require_type(node, key)
     if '_dataloader.dataset' in key and 'type' in node and not {*node} & WRAPS:
         _check_values(node, key, DATASET_VALUES)
+        _check_prefixes(key, node)
         if BUILT.fullmatch(key):
             _require_accepted(node, key, 'pipeline')
+
+
+def _check_prefixes(key: str, node: Mapping) -> None:
+    """Folders of a dataset that are nearly called as its class calls them."""
+    known: set[str] = set()
+    for built in candidates(node['type']):
+        for base in built.__mro__[:-1] if inspect.isclass(built) else ():
+            init = vars(base).get('__init__', object.__init__)
+            default = inspect.signature(init).parameters.get('data_prefix')
+            if default is not None and isinstance(default.default, Mapping):
+                known |= {*default.default}
+    for name in node.get('data_prefix') or ():
+        close = difflib.get_close_matches(name, known - {name}, 1, 0.7)
+        if close and name not in known and name not in _words():
+            raise UserError(
+                f'{key}.data_prefix.{name}: nothing reads this key (it is '
+                f'{shown(node["data_prefix"][name])} here). Did you mean {close[0]}?'
+            )
 
 
 def _require_type(part: object, key: str) -> None:
@@ -302,7 +321,7 @@ def _refuse_unmentioned(
 ) -> None:
     """Refuse a name that stands nowhere in the packages that read this config.
 
-    near: only if it is nearly one of these.
+    near: instead, a name that is nearly one of these.
     """
     if any(part in FREE for part in re.split(r'[.\[]', key)):
         return
@@ -313,10 +332,13 @@ def _refuse_unmentioned(
     }
     if packages - {'torch', *PACKAGES}:
         return  # code that somebody else wrote reads it, too
-    for name in node:
-        if near is not None and not difflib.get_close_matches(str(name), near, 1, 0.85):
-            continue
-        if str(name).isidentifier() and name not in _words():
+    for name in map(str, node):
+        if near is not None:
+            close = difflib.get_close_matches(name, near, 1, 0.85)
+            odd = close and name not in near and name not in BUILDERS
+        else:
+            odd = name.isidentifier() and name not in _words()
+        if odd:
             raise UserError(
                 f'{key}.{name}: no code of {", ".join(sorted(packages & PACKAGES))} '
                 f'reads this key (it is {shown(node[name])} here).'

@@ -97,7 +97,12 @@ def test_stock_configs_pass(package):
             {'model.decode_head.loss_decode.use_sigmod': 1},
             'use_sigmoid',
         ),
-        ('segmentation', {'val_evaluator.iou_metric': []}, 'IoUMetric.*iou_metrics'),
+        (
+            'segmentation',
+            {'train_dataloader.dataset.data_prefix.img_apth': 'x'},
+            'img_p',
+        ),
+        ('segmentation', {'val_evaluator.iou_metric': []}, 'mean iou_metrics'),
         ('segmentation', {'train_dataloader.dataset.img_sufix': ''}, 'mean img_suffix'),
     ],
 )

@@ -136,3 +136,16 @@ def test_augmentation_of_a_test():
     assert (load.type, augment.type) == ('Load', 'TestTimeAug')
     with pytest.raises(UserError, match='tta_model and tta_pipeline'):
         configs.enable_tta(segmentation())
+
+
+def test_augmentation_refuses_masks():
+    model = dict(type='MaskRCNN', roi_head=dict(mask_head=dict(type='FCNMaskHead')))
+    with pytest.raises(
+        UserError, match=r'model\.roi_head\.mask_head gives masks.*=None'
+    ):
+        configs.enable_tta(detection(model=model))
+    cfg = detection(model=model, tta_model=dict(type='MyTTA'), tta_pipeline=[])
+    configs.enable_tta(cfg)
+    assert cfg.model.type == 'MyTTA'
+    model['roi_head']['mask_head'] = None
+    configs.enable_tta(detection(model=model))
