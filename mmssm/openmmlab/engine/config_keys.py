@@ -25,7 +25,7 @@ from mmengine.registry import DefaultScope, Registry
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
-from mmssm.layers.arguments import Given, Rule, integer, optional, shown
+from mmssm.layers.arguments import Given, Rule, integer, number, optional, shown
 from mmssm.openmmlab.errors import UserError
 
 REGISTRIES = {
@@ -108,8 +108,22 @@ def _texts(value: object, given: Given) -> str | None:
     return None if all(v is None or _text(v, {}) is None for v in each) else 'a dict'
 
 
+def _mapping(value: object, given: Given) -> str | None:
+    return None if isinstance(value, Mapping) else 'a dict'
+
+
 LOADER_VALUES = {'batch_size': integer(), 'num_workers': integer(0, 1024)}
-DATASET_VALUES = {'data_root': optional(_text), 'data_prefix': optional(_texts)}
+DATASET_VALUES = {
+    'data_root': optional(_text),
+    'data_prefix': optional(_texts),
+    'metainfo': optional(_mapping),
+}
+EVALUATOR_VALUES = {'ann_file': optional(_text)}
+CLIP_VALUES = {'max_norm': number(0), 'clip_value': number(0)}
+CLIPPING = {'type', 'max_norm', 'norm_type', 'error_if_nonfinite', 'foreach'}
+CLIPPING |= {'clip_value'}
+HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler')
+HOOKS += ('checkpoint', 'visualization')
 
 
 def check_config(cfg: Config) -> None:
@@ -141,7 +155,7 @@ def candidates(kind: object, foreign: bool = False) -> list[Callable]:
 
     foreign: in the scopes of mmdet and mmseg, too, for parts of a network of theirs.
     """
-    if not isinstance(kind, str):
+    if not isinstance(kind, str) or not kind:
         return [kind] if callable(kind) else []
     scope = DefaultScope.get_current_instance()
     names = [kind]
@@ -169,7 +183,7 @@ def accepted(built: Callable) -> set[str] | None:
         return _of_function(built)
     if issubclass(built, CheckpointHook):  # hands what is left to save_checkpoint
         saving = _of_function(Runner.save_checkpoint) or set()
-        return saving | _all_names(built)
+        return saving | all_names(built)
     return _of_class(built)
 
 
@@ -203,6 +217,10 @@ def _check_root(cfg: Config, root: str) -> None:
         _check_loop(part)
     if root == 'model' and cfg.get('data_preprocessor') is None:
         _require_accepted(part, root, 'data_preprocessor')
+    if root == 'optim_wrapper' and part.get('clip_grad') is not None:
+        _check_clipping(part['clip_grad'], f'{root}.clip_grad')
+    if root == 'default_hooks':
+        _check_hooks(part)
     if root in FIXED:
         owner, known = FIXED[root]
         _refuse(part, root, owner, known)
@@ -218,6 +236,23 @@ def _check_root(cfg: Config, root: str) -> None:
         _check_node(key, nodes)
 
 
+def _check_clipping(part: object, key: str) -> None:
+    if not isinstance(part, Mapping) or not {*part} & {*CLIP_VALUES}:
+        raise UserError(f'{key} is {shown(part)}; expected a dict such as max_norm=1.0')
+    _refuse(part, key, 'clip_grad', CLIPPING)
+    _check_values(part, key, CLIP_VALUES)
+
+
+def _check_hooks(part: Mapping) -> None:
+    for name, hook in part.items():
+        close = difflib.get_close_matches(name, HOOKS, 1, 0.8)
+        if close and name not in HOOKS:
+            raise UserError(
+                f'default_hooks.{name}: no such hook is built by default. Did you mean '
+                f'{close[0]}? Others go into custom_hooks. It is {shown(hook)}'
+            )
+
+
 def _check_entries(key: str, node: Mapping) -> None:
     """Parts of this one that are built have a type; files of a dataset are texts."""
     for name, part in node.items():
@@ -225,10 +260,16 @@ def _check_entries(key: str, node: Mapping) -> None:
         if isinstance(part, list | tuple) and name in LISTED:
             for index, entry in enumerate(part):
                 _require_type(entry, f'{here}[{index}]')
-        elif BUILT.fullmatch(here) and not isinstance(part, list | tuple):
-            _require_type(part, here)
+        elif BUILT.fullmatch(here):
+            listed = isinstance(part, list | tuple)
+            for index, entry in enumerate(part) if listed else ():
+                _require_type(entry, f'{here}[{index}]')
+            if not listed:
+                _require_type(part, here)
     if BUILT.fullmatch(key):
         _require_type(node, key)
+    if '_evaluator' in key:
+        _check_values(node, key, EVALUATOR_VALUES)
     if '_dataloader.dataset' in key and 'type' in node and not {*node} & WRAPS:
         _check_values(node, key, DATASET_VALUES)
         _check_prefixes(key, node)
@@ -292,6 +333,14 @@ def _check_node(key: str, nodes: Mapping[str, Mapping]) -> None:
             _refuse_unmentioned(key, node, nodes)
         return
     kind = node['type']
+    if not kind or not (isinstance(kind, str) or callable(kind)):
+        raise UserError(f'{key}.type is {kind!r}; expected a name or a class')
+    if key == 'optim_wrapper.optimizer' and not candidates(kind):
+        known = REGISTRIES['optimizer'].module_dict
+        raise UserError(
+            f'{key}.type is {kind!r}; there is no such optimizer.'
+            f'{nearest(kind, {*known})}'
+        )
     sets = []
     for built in candidates(kind, foreign=key.startswith(('model', 'tta_model'))):
         module = getattr(built, '__module__', None) or ''
@@ -299,7 +348,7 @@ def _check_node(key: str, nodes: Mapping[str, Mapping]) -> None:
         own = module.startswith(('torch.nn', 'mmcv.')) and 'transforms' not in module
         known = None if own or key.endswith('init_cfg') else accepted(built)
         if known is None:
-            near = None if key.startswith('model') else _all_names(built)
+            near = None if key.startswith('model') else all_names(built)
             _refuse_unmentioned(key, node, nodes, near)
             return
         sets.append(known)
@@ -411,7 +460,7 @@ def _instead(part: Mapping, name: str) -> str:
     return f' Did you mean {name} by {close[0]}?' if close else ''
 
 
-def _all_names(built: Callable) -> set[str]:
+def all_names(built: Callable) -> set[str]:
     """Of the arguments of a function, or of a class and its bases."""
     if not inspect.isclass(built):
         return (_names(built) or (set(), None))[0]

@@ -28,6 +28,7 @@ from mmssm.layers.arguments import shown
 from mmssm.openmmlab.engine.config_keys import (
     REGISTRIES,
     TOP,
+    all_names,
     candidates,
     nearest,
     typed_parts,
@@ -80,12 +81,19 @@ def explained(cfg: Config) -> Iterator[None]:
     except (UserError, ModuleNotFoundError, torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:
-        message = unused_parameters(error) or explain(error, cfg)
+        message = unused_parameters(error) or _explain(error, cfg)
         message += f' (The traceback is in {_keep_traceback(error)})'
         rank = os.environ.get('LOCAL_RANK', '0')
         if rank != '0':
             print(f'process {rank} of this machine: {message}', file=sys.stderr)
         raise UserError(message) from error
+
+
+def _explain(error: BaseException, cfg: Config) -> str:
+    try:
+        return explain(error, cfg)
+    except Exception:  # noqa: BLE001 (the error to tell is the first one)
+        return f'the config: {_one_line(error)}'
 
 
 def explain(error: BaseException, cfg: Config) -> str:
@@ -94,7 +102,8 @@ def explain(error: BaseException, cfg: Config) -> str:
         place = find_place(error, cfg)
         text = _one_line(error)
         found = (
-            _not_registered(text, cfg)
+            _missing_meta(text, cfg)
+            or _not_registered(text, cfg)
             or _misspelt_attribute(text, cfg, place)
             or _no_type(text, place)
         )
@@ -104,8 +113,12 @@ def explain(error: BaseException, cfg: Config) -> str:
             return f'the config: {text}. Look for the key that this is about'
         name = getattr(place.kind, '__name__', None) or place.part.get('type')
         owner = f' ({name})' if name else ''
+        own = re.match(r'(\w+) (is|has) ', text)
+        if own and own[1] in place.part:  # as the tables of the package say it
+            return f'{place.key}.{text}{owner}'
         hint = _unknown_argument(text, place)
-        return f'{place.key}{owner}: {text}.{hint or _values(error, place)}'
+        values = hint or _values(error, place)
+        return f'{place.key}{owner}: {text}.{values}{_channels(error, text)}'
 
 
 def find_place(error: BaseException, cfg: Config) -> Place | None:
@@ -215,8 +228,8 @@ def _of_frame(
 
 def _overlap(part: Mapping, given: Mapping) -> float:
     """How much of what was to be built a part of the config has."""
-    same = sum(_equal(part.get(name), value) for name, value in given.items())
-    return same + (part.get('type') == given.get('type')) - 0.01 * len(part)
+    same = sum(n in part and _equal(part[n], value) for n, value in given.items())
+    return same - 0.01 * len(part)
 
 
 def _likeness(part: Mapping, owner: object, names: Mapping) -> int:
@@ -273,6 +286,31 @@ def _not_registered(text: str, cfg: Config) -> str | None:
     )
 
 
+def _missing_meta(text: str, cfg: Config) -> str | None:
+    """What a network reads about a picture, and the pipeline does not hand on."""
+    found = re.fullmatch(r"KeyError: there is no '(\w+)'", text)
+    if found is None or not found[1].endswith(('_shape', 'scale_factor', 'flip')):
+        return None
+    for root in (root for root in TOP if root in cfg):
+        for key, part in typed_parts(cfg[root], root):
+            keys = part.get('meta_keys')
+            if isinstance(keys, list | tuple) and found[1] not in keys:
+                return f'{key}.meta_keys is {shown(keys)}; the model needs {found[1]}'
+    return None
+
+
+def _channels(error: BaseException, text: str) -> str:
+    """Of the outputs of the backbone, where channels do not fit."""
+    if 'channels' not in text and 'shapes cannot be multiplied' not in text:
+        return ''
+    for frame in _frames(error):
+        backbone = getattr(frame.f_locals.get('self'), 'backbone', None)
+        found = getattr(backbone, 'channels', None)
+        if found is not None:
+            return f'. model.backbone (arch, out_indices) gives {tuple(found)} channels'
+    return ''
+
+
 def _misspelt_attribute(text: str, cfg: Config, place: Place | None) -> str | None:
     found = NO_ATTRIBUTE.search(text)
     if found is None:
@@ -317,13 +355,17 @@ def _values(error: BaseException, place: Place) -> str:
         parameters = dict(inspect.signature(place.kind).parameters)
     except (TypeError, ValueError):
         parameters = {}
-    odd = [n for n in place.part if n in parameters and _is_odd(n, place, parameters)]
-    read = [n for n in place.part if n in _names_read(error) and n not in odd]
-    chosen = (odd + read)[:4] or [n for n in place.part if n != 'type'][:12]
+    present = [n for n in place.part if n != 'type']
+    odd = [n for n in present if n in parameters and _is_odd(n, place, parameters)]
+    lines = _names_read(error)
+    read = [n for n in present if n in lines and n not in odd]
+    chosen = (odd + read)[:4] or present[:12]
     shown_values = []
     for name in chosen:
         expected = _expected(parameters.get(name))
         shown_values.append(f'{name}={shown(place.part[name], 60)}{expected}')
+    absent = sorted((all_names(place.kind) & lines) - {*place.part})[:3]
+    shown_values += [f'{name}, which is not given' for name in absent]
     return f' Look at {", ".join(shown_values)}' if shown_values else ''
 
 
