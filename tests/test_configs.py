@@ -4,6 +4,7 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -296,3 +297,24 @@ def build_small(cfg: Config) -> nn.Module:
     else:
         cfg.model.data_preprocessor.size = RESIZED
     return revert_sync_batchnorm(MODELS.build(cfg.model))
+
+
+@pytest.mark.parametrize(
+    'path', [p for p in CONFIGS if 'upernet' in p.stem], ids=lambda path: path.stem
+)
+def test_segmenters_tell_how_one_picture_is_read(path):
+    cfg = Config.fromfile(path)
+    kinds = [step.type for step in cfg.test_pipeline]
+    assert kinds[0] == 'LoadImageFromFile'
+    assert kinds[-1] == 'PackSegInputs'
+    dataset = cfg.test_dataloader.dataset
+    assert dataset.pipeline == cfg.test_pipeline
+
+
+def test_a_demo_segmenter_reads_one_picture_by_the_stock_tool(tmp_path):
+    from mmseg.apis import inference_model, init_model
+
+    cfg = Config.fromfile(FOLDER / 'demo/spatialmamba-demo_upernet_shapes.py')
+    picture = np.zeros((40, 56, 3), dtype=np.uint8)
+    result = inference_model(init_model(cfg, device='cpu'), picture)
+    assert result.pred_sem_seg.data.shape == (1, 40, 56)

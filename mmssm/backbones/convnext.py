@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from mmssm.backbones.arch import Arch, read_arch
+from mmssm.backbones.arguments import CONVNEXT
 from mmssm.backbones.hierarchical import HierarchicalBackbone, Stage, drop_path_rates
 from mmssm.layers import MLP, ChannelNorm, DropPath, PatchConv
+from mmssm.layers.arguments import checked
 
 EPS = 1e-6
 
@@ -31,7 +33,7 @@ class ConvNeXtBlock(nn.Module):
         nn.init.zeros_(self.depthwise_conv.bias)
         self.norm = ChannelNorm(channels, eps=EPS)
         self.mlp = MLP(channels)
-        self.gamma = nn.Parameter(torch.full((channels,), layer_scale))
+        self.gamma = nn.Parameter(torch.full((channels,), float(layer_scale)))
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -54,10 +56,11 @@ class ConvNeXt(HierarchicalBackbone):
 
     (B, in_channels, H, W) -> a tuple of (B, C_i, ceil(H / s_i), ceil(W / s_i)) with
     strides s = 4, 8, 16, 32, each after a LayerNorm over its channels.
-    Raises ValueError for an arch, out_indices or frozen_stages that do not fit.
+    Raises ValueError for arguments that do not fit `arguments.CONVNEXT`.
     """
 
     family = 'convnext'
+    block_width = 'gamma'
     classifier_norm = partial(nn.LayerNorm, eps=EPS)
     norm_last = True
     zoo = {
@@ -66,6 +69,7 @@ class ConvNeXt(HierarchicalBackbone):
         'base': {'channels': 128, 'depths': (3, 3, 27, 3)},
     }
 
+    @checked(CONVNEXT)
     def __init__(
         self,
         arch: Arch = 'tiny',

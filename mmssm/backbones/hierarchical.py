@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmssm.backbones.arch import Arch
+from mmssm.backbones.arguments import CONTRACT
 from mmssm.backbones.feature_info import FeatureInfo
 from mmssm.backbones.recompute import recompute
 from mmssm.layers import ChannelNorm
+from mmssm.layers.arguments import checked
 from mmssm.weights import (
     adapt_in_channels,
     compare,
@@ -71,7 +73,7 @@ class HierarchicalBackbone(nn.Module):
     `mmssm.weights.PretrainedOptions`.
 
     `channels` and `strides` describe the outputs, in the order of out_indices.
-    Raises ValueError for out_indices or frozen_stages outside the stages.
+    Raises ValueError for arguments that do not fit `arguments.CONTRACT`.
     """
 
     family: str
@@ -79,7 +81,10 @@ class HierarchicalBackbone(nn.Module):
     # of the paper's classifier, and whether it follows the mean over the map
     classifier_norm: Callable[[int], nn.Module] = ChannelNorm
     norm_last = False
+    # weight of a block whose first axis is its channels, see `options_of`
+    block_width: str
 
+    @checked(CONTRACT)
     def __init__(
         self,
         stem: nn.Module,
@@ -99,14 +104,9 @@ class HierarchicalBackbone(nn.Module):
         self.init_cfg = copy.deepcopy(init_cfg)
         self.is_init = False
         count = len(stages)
-        self.out_indices = resolve_out_indices(out_indices, count)
+        self.out_indices = tuple(i % count for i in out_indices)
         self.stages_in_arch = count
         stages = stages[: self.out_indices[-1] + 1]
-        if not -1 <= frozen_stages <= count:
-            raise ValueError(
-                f'frozen_stages is {frozen_stages}; expected -1 (train all) to '
-                f'{count} (freeze all {count} stages)'
-            )
         self.arch = arch if isinstance(arch, str) else None
         self.in_channels = in_channels
         self.frozen_stages = frozen_stages
@@ -169,7 +169,12 @@ class HierarchicalBackbone(nn.Module):
                     "checkpoint=FILE): other types are OpenMMLab's, which "
                     'mmssm.registry brings in'
                 )
-            INITIALIZE(self, cfg)
+            try:
+                INITIALIZE(self, cfg)
+            except Exception as error:  # whatever another initialiser says
+                raise ValueError(
+                    f'init_cfg is {cfg!r}, which initialises nothing here: {error}'
+                ) from error
         self.is_init = True
 
     def load_pretrained(
@@ -264,6 +269,23 @@ class HierarchicalBackbone(nn.Module):
                 return arch
         return None
 
+    @classmethod
+    def options_of(cls, weights: Mapping[str, Tensor]) -> dict[str, object] | None:
+        """Arguments of the constructor for weights (our names) of any size.
+
+        None where the first block of no stage is among them.
+        """
+        channels, depths = [], []
+        while (name := f'stages.{len(depths)}.blocks.0.{cls.block_width}') in weights:
+            channels.append(len(weights[name]))
+            start = f'stages.{len(depths)}.blocks.'
+            blocks = {k.split('.')[3] for k in weights if k.startswith(start)}
+            depths.append(len(blocks))
+        if not depths:
+            return None
+        arch = {'channels': tuple(channels), 'depths': tuple(depths)}
+        return {'arch': arch, 'out_indices': tuple(range(len(depths)))}
+
     def train(self, mode: bool = True) -> 'HierarchicalBackbone':
         """As nn.Module.train, but frozen parts and, by norm_eval, batch norms stay."""
         super().train(mode)
@@ -307,21 +329,6 @@ class HierarchicalBackbone(nn.Module):
         for module in frozen:
             module.eval()
             module.requires_grad_(False)
-
-
-def resolve_out_indices(indices: Sequence[int], count: int) -> tuple[int, ...]:
-    """Stage numbers from 0, increasing; ValueError for one outside the stages."""
-    if not indices or not all(-count <= i < count for i in indices):
-        raise ValueError(
-            f'out_indices is {indices!r}; expected one or more of 0 to {count - 1} '
-            f'(or -{count} to -1 from the end), the backbone has {count} stages'
-        )
-    resolved = tuple(i % count for i in indices)
-    if list(resolved) != sorted(set(resolved)):
-        raise ValueError(
-            f'out_indices is {indices!r}; expected increasing stages without repeats'
-        )
-    return resolved
 
 
 def drop_path_rates(last: float, depths: Sequence[int]) -> list[list[float]]:

@@ -1,13 +1,14 @@
 """Mega (arXiv 2209.10655) on images, as in the tables of the 2-D SSM (2306.06635)."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmssm.backbones.arch import Arch, read_arch
+from mmssm.backbones.arguments import MEGA
 from mmssm.backbones.hierarchical import HierarchicalBackbone, Stage, drop_path_rates
 from mmssm.layers import (
     SSM2D,
@@ -17,9 +18,8 @@ from mmssm.layers import (
     GatedAttention,
     PatchConv,
 )
+from mmssm.layers.arguments import checked
 from mmssm.layers.pyramid import STRIDES, crop, pyramid_level
-
-MIXERS = ('ssm2d', 'ema', 'none')
 
 
 class PatchEmbedding(nn.Module):
@@ -86,10 +86,11 @@ class Mega(HierarchicalBackbone):
 
     (B, in_channels, H, W) -> a tuple of (B, C, ceil(H / s_i), ceil(W / s_i)) with
     strides s = 4, 8, 16, 32.
-    Raises ValueError for an arch, mixer, out_indices or frozen_stages that do not fit.
+    Raises ValueError for arguments that do not fit `arguments.MEGA`.
     """
 
     family = 'ssm2d_mega'
+    block_width = 'attention.norm.weight'
     zoo = {
         'tiny': {
             'channels': (192, 192, 192, 192),
@@ -101,6 +102,7 @@ class Mega(HierarchicalBackbone):
         }
     }
 
+    @checked(MEGA)
     def __init__(
         self,
         arch: Arch = 'tiny',
@@ -122,7 +124,7 @@ class Mega(HierarchicalBackbone):
         with_cp: bool = False,
         init_cfg: dict | None = None,
     ) -> None:
-        settings = _read_arch(arch, self.zoo)
+        settings = read_arch(arch, self.zoo)
         channels, patch = settings['channels'][0], settings['patch']
         grid = _grid(train_size, patch)
 
@@ -141,9 +143,7 @@ class Mega(HierarchicalBackbone):
                 )
             if mixer == 'ema':
                 return ExponentialMovingAverage(channels, num_states)
-            if mixer == 'none':
-                return nn.Identity()
-            raise ValueError(f'mixer is {mixer!r}; expected one of {MIXERS}')
+            return nn.Identity()
 
         def block(rate: float) -> MegaBlock:
             attention = GatedAttention(
@@ -182,29 +182,28 @@ class Mega(HierarchicalBackbone):
         outputs = zip(super().forward(x), self.strides, strict=True)
         return tuple(crop(y, x.shape[2:], stride) for y, stride in outputs)
 
-
-def _read_arch(arch: Arch, zoo: dict[str, dict[str, object]]) -> dict[str, object]:
-    """As `read_arch`, for four groups of one width."""
-    settings = read_arch(arch, zoo)
-    channels = settings['channels']
-    if len(channels) != len(STRIDES) or len(set(channels)) != 1:
-        raise ValueError(
-            f'arch has channels {channels}; expected the same number four times'
-        )
-    for key in ('patch', 'shared', 'expanded', 'hidden'):
-        if not isinstance(settings[key], int) or settings[key] < 1:
-            raise ValueError(
-                f'arch has {key}={settings[key]!r}; expected an integer from 1'
-            )
-    return settings
+    @classmethod
+    def options_of(cls, weights: Mapping[str, Tensor]) -> dict[str, object] | None:
+        options = super().options_of(weights)
+        if options is None:
+            return None
+        first = 'stages.0.blocks.0.'
+        patch = weights['stem.conv.weight'].shape[-1]
+        sizes = {
+            'patch': patch,
+            'shared': weights[f'{first}attention.scale'].shape[1],
+            'expanded': len(weights[f'{first}attention.value.weight']),
+            'hidden': len(weights[f'{first}fc1.weight']),
+        }
+        grid = weights['stem.position'].shape[1:]
+        return {
+            **options,
+            'arch': {**options['arch'], **sizes},
+            'train_size': tuple(patch * n for n in grid),
+        }
 
 
 def _grid(train_size: int | Sequence[int], patch: int) -> tuple[int, int]:
     """Rows and columns of patches of a training image."""
     sides = [train_size] * 2 if isinstance(train_size, int) else list(train_size)
-    if len(sides) != 2 or not all(isinstance(s, int) and s > 0 for s in sides):
-        raise ValueError(
-            f'train_size is {train_size!r}; expected a positive integer or '
-            '(height, width)'
-        )
     return -(-sides[0] // patch), -(-sides[1] // patch)

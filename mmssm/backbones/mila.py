@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from mmssm.backbones.arch import Arch, per_stage, read_arch
+from mmssm.backbones.arguments import MILA as MILA_RULES
 from mmssm.backbones.hierarchical import HierarchicalBackbone, Stage, drop_path_rates
 from mmssm.layers import (
     MLP,
@@ -14,6 +15,7 @@ from mmssm.layers import (
     PaddedConvDownsample,
     PaddedConvStem,
 )
+from mmssm.layers.arguments import checked
 from mmssm.layers.depthwise import depthwise
 from mmssm.layers.norms import norm_factory
 
@@ -57,7 +59,7 @@ class MILA(HierarchicalBackbone):
 
     (B, in_channels, H, W) -> a tuple of (B, C_i, ceil(H / s_i), ceil(W / s_i)) with
     strides s = 4, 8, 16, 32, each after a LayerNorm over its channels.
-    Raises ValueError for an arch, out_indices or frozen_stages that do not fit.
+    Raises ValueError for arguments that do not fit `arguments.MILA`.
     """
 
     family = 'mila'
@@ -67,6 +69,7 @@ class MILA(HierarchicalBackbone):
         'base': {'channels': 96, 'depths': (3, 6, 21, 6), 'heads': 3},
     }
 
+    @checked(MILA_RULES)
     def __init__(
         self,
         arch: Arch = 'tiny',
@@ -81,7 +84,7 @@ class MILA(HierarchicalBackbone):
     ) -> None:
         settings = read_arch(arch, self.zoo)
         channels, depths = settings['channels'], settings['depths']
-        heads = per_stage(settings['heads'], 'heads', depths)
+        heads = per_stage(settings['heads'], depths)
         norm = norm_factory(norm_cfg)
         rates = drop_path_rates(drop_path_rate, depths)
         stages = []

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from mmssm.backbones.arch import Arch, read_arch
+from mmssm.backbones.arguments import SPATIAL_MAMBA
 from mmssm.backbones.hierarchical import HierarchicalBackbone, Stage, drop_path_rates
 from mmssm.layers import (
     MLP,
@@ -14,6 +15,7 @@ from mmssm.layers import (
     DropPath,
     StructureAwareSSM,
 )
+from mmssm.layers.arguments import checked
 from mmssm.layers.depthwise import depthwise
 from mmssm.layers.norms import norm_factory
 
@@ -57,16 +59,18 @@ class SpatialMamba(HierarchicalBackbone):
 
     (B, in_channels, H, W) -> a tuple of (B, C_i, ceil(H / s_i), ceil(W / s_i)) with
     strides s = 4, 8, 16, 32, each after a LayerNorm over its channels.
-    Raises ValueError for an arch, out_indices or frozen_stages that do not fit.
+    Raises ValueError for arguments that do not fit `arguments.SPATIAL_MAMBA`.
     """
 
     family = 'spatial_mamba'
+    block_width = 'norm1.weight'
     zoo = {
         'tiny': {'channels': 64, 'depths': (2, 4, 8, 4)},
         'small': {'channels': 64, 'depths': (2, 4, 21, 5)},
         'base': {'channels': 96, 'depths': (2, 4, 21, 5)},
     }
 
+    @checked(SPATIAL_MAMBA)
     def __init__(
         self,
         arch: Arch = 'tiny',

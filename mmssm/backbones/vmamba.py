@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from mmssm.backbones.arch import Arch, read_arch
+from mmssm.backbones.arguments import VMAMBA
 from mmssm.backbones.hierarchical import HierarchicalBackbone, Stage, drop_path_rates
 from mmssm.layers import MLP, ChannelNorm, ConvNormAct, CrossScanSSM, DropPath
+from mmssm.layers.arguments import checked
 
 
 class VMambaBlock(nn.Module):
@@ -50,8 +52,7 @@ class VMamba(HierarchicalBackbone):
 
     (B, in_channels, H, W) -> a tuple of (B, C_i, ceil(H / s_i), ceil(W / s_i)) with
     strides s = 4, 8, 16, 32, each after a LayerNorm over its channels.
-    Raises ValueError for an arch, num_states, out_indices or frozen_stages that do not
-    fit.
+    Raises ValueError for arguments that do not fit `arguments.VMAMBA`.
     """
 
     family = 'vmamba'
@@ -62,6 +63,7 @@ class VMamba(HierarchicalBackbone):
         'base': {'channels': 128, 'depths': (2, 2, 15, 2), 'expand': 2},
     }
 
+    @checked(VMAMBA)
     def __init__(
         self,
         arch: Arch = 'tiny',
@@ -77,8 +79,6 @@ class VMamba(HierarchicalBackbone):
         settings = read_arch(arch, self.zoo)
         channels, depths = settings['channels'], settings['depths']
         expand = settings['expand']
-        if not isinstance(expand, int) or expand < 1:
-            raise ValueError(f'arch has expand={expand!r}; expected an integer from 1')
         stages = []
         for index, rates in enumerate(drop_path_rates(drop_path_rate, depths)):
             width = channels[index]

@@ -1,13 +1,15 @@
 """VMINet (arXiv 2501.02040)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
 from mmssm.backbones.arch import Arch, read_arch
+from mmssm.backbones.arguments import VMINET
 from mmssm.backbones.hierarchical import HierarchicalBackbone, Stage, drop_path_rates
 from mmssm.layers import ConvNormAct, DropPath, SeparableAttention
+from mmssm.layers.arguments import checked
 from mmssm.layers.conv_norm_act import NormFactory
 from mmssm.layers.norms import norm_factory
 
@@ -62,11 +64,11 @@ class VMINet(HierarchicalBackbone):
 
     (B, in_channels, H, W) -> a tuple of (B, C_i, ceil(H / s_i), ceil(W / s_i)) with
     strides s = 4, 8, 16, 32.
-    Raises ValueError for an arch, train_size, resample, out_indices or frozen_stages
-    that do not fit.
+    Raises ValueError for arguments that do not fit `arguments.VMINET`.
     """
 
     family = 'vminet'
+    block_width = 'project.conv.weight'
     classifier_norm = nn.BatchNorm2d
     zoo = {
         'ti': {'channels': 24, 'depths': (2, 2, 18, 2), 'expand': 2},
@@ -75,6 +77,7 @@ class VMINet(HierarchicalBackbone):
         'b': {'channels': 96, 'depths': (2, 2, 18, 2), 'expand': 2},
     }
 
+    @checked(VMINET)
     def __init__(
         self,
         arch: Arch = 'xs',
@@ -92,8 +95,6 @@ class VMINet(HierarchicalBackbone):
         settings = read_arch(arch, self.zoo)
         channels, depths = settings['channels'], settings['depths']
         expand = settings['expand']
-        if not isinstance(expand, int) or expand < 1:
-            raise ValueError(f'arch has expand={expand!r}; expected an integer from 1')
         strides = [4 * 2**i for i in range(len(depths))]
         grids = _grids(train_size, strides)
         norm = norm_factory(norm_cfg)
@@ -130,13 +131,19 @@ class VMINet(HierarchicalBackbone):
             init_cfg=init_cfg,
         )
 
+    @classmethod
+    def options_of(cls, weights: Mapping[str, Tensor]) -> dict[str, object] | None:
+        options = super().options_of(weights)
+        if options is None:
+            return None
+        first = 'stages.0.blocks.0.'
+        width, wide = weights[f'{first}{cls.block_width}'].shape[:2]
+        grid = weights[f'{first}attention.position'].shape
+        arch = {**options['arch'], 'expand': wide // width}
+        return {**options, 'arch': arch, 'train_size': tuple(4 * n for n in grid)}
+
 
 def _grids(size: int | Sequence[int], strides: Sequence[int]) -> list[tuple[int, int]]:
     """(h, w) at each stride of images of this size, one int or (height, width)."""
     pair = (size, size) if isinstance(size, int) else size
-    fits = isinstance(pair, Sequence) and len(pair) == 2
-    if not fits or not all(isinstance(n, int) and n > 0 for n in pair):
-        raise ValueError(
-            f'train_size is {size!r}; expected a positive integer or (height, width)'
-        )
     return [tuple(math.ceil(n / stride) for n in pair) for stride in strides]

@@ -6,9 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from mmssm.backbones.arguments import SSM2D_HOST
 from mmssm.backbones.hierarchical import HierarchicalBackbone
 from mmssm.hosts.adding import add_ssm2d, choose_blocks
 from mmssm.hosts.mix import Mix
+from mmssm.layers.arguments import checked, shown
 from mmssm.layers.pyramid import STRIDES, Pyramid
 
 # Builds a network from its config; None where no registry is used.
@@ -18,6 +20,7 @@ BUILD: Callable[[Mapping[str, object]], nn.Module] | None = None
 IMAGES = (224, 448)
 
 
+@checked(SSM2D_HOST)
 def SSM2DHost(
     host: Mapping[str, object] | nn.Module,
     start: str = 'identity',
@@ -49,7 +52,8 @@ def SSM2DHost(
     tolerance, decay_A, keep_kernels: see `SSM2D`.
 
     The backbone has `channels` and `strides`, one entry per output.
-    Raises ValueError for a config where nothing builds it, for outputs that are no maps
+    Raises ValueError for arguments that do not fit `arguments.SSM2D_HOST`, for a config
+    where nothing builds it or that builds nothing, for outputs that are no maps
     or give no pyramid, and as `add_ssm2d` does.
     """
     backbone = host if isinstance(host, nn.Module) else _build(host)
@@ -84,7 +88,12 @@ def _build(host: Mapping[str, object]) -> nn.Module:
             'host is a config, which nothing here builds; import mmssm.registry, or '
             'give the network itself'
         )
-    return BUILD(host)
+    try:
+        return BUILD(host)
+    except Exception as error:  # whatever the constructor of another package says
+        raise ValueError(
+            f'host is {shown(host)}, which cannot be built: {error}'
+        ) from error
 
 
 def _image_sizes(host: Mapping[str, object] | nn.Module) -> list[tuple[int, int]]:

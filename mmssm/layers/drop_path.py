@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from mmssm.layers.arguments import checked, number
+
 
 class DropPath(nn.Module):
     """Drop the whole residual of a sample with probability `rate` while training.
@@ -11,10 +13,9 @@ class DropPath(nn.Module):
     1603.09382).  x: (B, ...), same shape out.  Raises ValueError unless 0 <= rate < 1.
     """
 
+    @checked({'rate': number(0, 1, below=True)})
     def __init__(self, rate: float = 0.0) -> None:
         super().__init__()
-        if not 0 <= rate < 1:
-            raise ValueError(f'drop path rate is {rate}; expected 0 <= rate < 1')
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:

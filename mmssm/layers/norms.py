@@ -5,6 +5,7 @@ from functools import partial
 
 from torch import nn
 
+from mmssm.layers.arguments import Rule, flag, integer, number, optional, shown
 from mmssm.layers.channel_norm import ChannelNorm
 from mmssm.layers.conv_norm_act import NormFactory
 
@@ -15,6 +16,15 @@ NORMS: dict[str, Callable[..., nn.Module]] = {
         num_groups, channels, **options
     ),
     'LN': ChannelNorm,
+}
+# what their options may be
+OPTIONS: dict[str, Rule] = {
+    'eps': number(0, 1),
+    'momentum': optional(number(0, 1)),
+    'num_groups': integer(),
+    'affine': flag,
+    'track_running_stats': flag,
+    'requires_grad': flag,
 }
 # Makers of norms with other names, (norm_cfg, channels) -> norm; tried in this order.
 OTHERS: list[Callable[[dict, int], nn.Module]] = []
@@ -33,10 +43,15 @@ def norm_factory(norm_cfg: Mapping[str, object] | None) -> NormFactory:
     """
     if norm_cfg is None:
         norm_cfg = {'type': 'BN'}
-    if not isinstance(norm_cfg, Mapping) or 'type' not in norm_cfg:
+    kind = norm_cfg.get('type') if isinstance(norm_cfg, Mapping) else None
+    if not isinstance(kind, str | type):
         raise ValueError(
-            f"norm_cfg is {norm_cfg!r}; expected a dict such as dict(type='BN')"
+            f"norm_cfg is {shown(norm_cfg)}; expected a dict such as dict(type='BN')"
         )
+    for name, value in norm_cfg.items():
+        expected = name in OPTIONS and OPTIONS[name](value, norm_cfg)
+        if expected:
+            raise ValueError(f'norm_cfg has {name}={value!r}; expected {expected}')
     return partial(_build, dict(norm_cfg))
 
 
@@ -59,7 +74,13 @@ def _build(norm_cfg: dict, channels: int) -> nn.Module:
 
 def _build_other(norm_cfg: dict, channels: int) -> nn.Module:
     for make in OTHERS:
-        return make(norm_cfg, channels)
+        try:
+            return make(norm_cfg, channels)
+        except Exception as error:  # whatever the registry of another package says
+            raise ValueError(
+                f'norm_cfg is {norm_cfg!r}, which makes no norm: {error}. Expected a '
+                f'type such as {", ".join(map(repr, NORMS))}'
+            ) from error
     raise ValueError(
         f'norm_cfg has type {norm_cfg["type"]!r}; expected one of '
         f'{", ".join(map(repr, NORMS))} (others are those of mmcv, which '

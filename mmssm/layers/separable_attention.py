@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from mmssm.layers.arguments import checked, choice, integer
 from mmssm.ops import (
     resample_positions,
     separable_attention,
@@ -31,9 +32,16 @@ class SeparableAttention(nn.Module):
     than the grid), or with the mean over the map in place of the learned function, at
     the grid's size too ('mean').  The others are the same function at the grid's size.
 
-    Raises ValueError for an unknown resample.
+    Raises ValueError for a number of channels, an expand or a resample that do not fit.
     """
 
+    @checked(
+        {
+            'channels': integer(),
+            'expand': integer(1, 64),
+            'resample': choice(*RESAMPLE),
+        }
+    )
     def __init__(
         self,
         channels: int,
@@ -42,9 +50,6 @@ class SeparableAttention(nn.Module):
         resample: str = 'bicubic',
     ) -> None:
         super().__init__()
-        if resample not in RESAMPLE:
-            names = ', '.join(map(repr, RESAMPLE))
-            raise ValueError(f'resample is {resample!r}; expected one of {names}')
         self.resample = resample
         self.query = nn.Conv2d(channels, expand * channels, 1)
         self.key = nn.Conv2d(channels, expand * channels, 1)

@@ -6,9 +6,32 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from mmssm.layers.arguments import (
+    checked,
+    choice,
+    flag,
+    integer,
+    number,
+    optional,
+    size,
+)
 from mmssm.layers.channel_norm import ChannelNorm
 from mmssm.ops import counting
 from mmssm.ops.filter import Prepared, ssm2d, ssm2d_kernel, ssm2d_prepare
+
+# what the arguments may be, but for the channels
+OPTIONS = {
+    'num_states': integer(1, 1024),
+    'num_ssms': integer(1, 1024),
+    'directions': choice(2, 4),
+    'complex_states': flag,
+    'skip': flag,
+    'norm': flag,
+    'kernel_size': optional(size(65536)),
+    'tolerance': number(0),
+    'decay_A': flag,
+    'keep_kernels': flag,
+}
 
 
 class _Kept:
@@ -72,6 +95,7 @@ class SSM2D(nn.Module):
     of a parameter differs, however it was changed.
     """
 
+    @checked({'channels': integer(), **OPTIONS})
     def __init__(
         self,
         channels: int,
@@ -87,12 +111,6 @@ class SSM2D(nn.Module):
         keep_kernels: bool = True,
     ) -> None:
         super().__init__()
-        counts = dict(channels=channels, num_states=num_states, num_ssms=num_ssms)
-        for name, count in counts.items():
-            if count < 1:
-                raise ValueError(f'{name} is {count}; expected a number from 1')
-        if directions not in (2, 4):
-            raise ValueError(f'directions is {directions}; expected 2 or 4')
         self.channels = channels
         self.directions = directions
         self.complex_states = complex_states

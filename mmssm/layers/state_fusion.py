@@ -3,7 +3,11 @@
 import torch
 from torch import Tensor, nn
 
+from mmssm.layers.arguments import checked, integer, integers
 from mmssm.ops import state_fusion
+from mmssm.ops.fusion import LARGEST_DILATION
+
+RULES = {'channels': integer(), 'dilations': integers(1, LARGEST_DILATION)}
 
 
 class StateFusion(nn.Module):
@@ -12,8 +16,10 @@ class StateFusion(nn.Module):
     kernels: (K, C, 3, 3), ones; one depthwise kernel for each dilation.
     alpha: (K,), ones; weight of each dilation.
     (B, C, H, W) -> (B, C, H, W), float32 or float64.
+    Raises ValueError for channels or dilations that are no integers from 1.
     """
 
+    @checked(RULES)
     def __init__(self, channels: int, dilations: tuple[int, ...] = (1, 3, 5)) -> None:
         super().__init__()
         self.dilations = tuple(dilations)

@@ -5,10 +5,11 @@ import math
 import torch
 from torch import Tensor, nn
 
+from mmssm.layers.arguments import checked, integer
 from mmssm.layers.channel_norm import linear_of_norm
 from mmssm.layers.depthwise import depthwise
 from mmssm.layers.recomputed import linear_after
-from mmssm.layers.state_fusion import StateFusion
+from mmssm.layers.state_fusion import RULES, StateFusion
 from mmssm.ops import gated_norm, observe, selective_scan
 from mmssm.ops.precision import no_autocast
 
@@ -35,6 +36,7 @@ class StructureAwareSSM(nn.Module):
     float64) whatever autocast says.
     """
 
+    @checked({**RULES, 'expand': integer(1, 64)})
     def __init__(
         self,
         channels: int,

@@ -80,18 +80,19 @@ def _train(name: str, argv: Sequence[str] | None) -> None:
     )
     args = _parse(parser, argv)
 
-    from mmssm.openmmlab.engine import configs, running
+    from mmssm.openmmlab.engine import configs, explaining, running
 
     cfg = configs.read_config(args.config, args.cfg_options, args.work_dir)
     cfg.launcher = args.launcher
-    running.train(
-        cfg,
-        amp=args.amp,
-        auto_scale_lr=args.auto_scale_lr,
-        resume=args.resume,
-        on_nan=args.on_nan,
-        arguments=sys.argv[1:] if argv is None else argv,
-    )
+    with explaining.explained(cfg):
+        running.train(
+            cfg,
+            amp=args.amp,
+            auto_scale_lr=args.auto_scale_lr,
+            resume=args.resume,
+            on_nan=args.on_nan,
+            arguments=sys.argv[1:] if argv is None else argv,
+        )
 
 
 def _test(name: str, argv: Sequence[str] | None) -> None:
@@ -122,7 +123,7 @@ def _test(name: str, argv: Sequence[str] | None) -> None:
     )
     args = _parse(parser, argv)
 
-    from mmssm.openmmlab.engine import configs, running
+    from mmssm.openmmlab.engine import configs, explaining, running
 
     cfg = configs.read_config(args.config, args.cfg_options, args.work_dir)
     cfg.launcher = args.launcher
@@ -135,7 +136,8 @@ def _test(name: str, argv: Sequence[str] | None) -> None:
         amp=args.amp,
         lenient_keys=args.lenient_keys,
     )
-    running.evaluate(cfg, args.checkpoint, options)
+    with explaining.explained(cfg):
+        running.evaluate(cfg, args.checkpoint, options)
 
 
 def _check_data(name: str, argv: Sequence[str] | None) -> int:
@@ -152,8 +154,12 @@ def _check_data(name: str, argv: Sequence[str] | None) -> int:
     cfg = read_config(args.config, args.cfg_options)
 
     from mmssm.openmmlab import data_checks
+    from mmssm.openmmlab.engine.config_keys import check_config
+    from mmssm.openmmlab.engine.explaining import explained
 
-    return data_checks.run(cfg, None if args.all else args.samples)
+    with explained(cfg):
+        check_config(cfg)
+        return data_checks.run(cfg, None if args.all else args.samples)
 
 
 def _flops(name: str, argv: Sequence[str] | None) -> None:

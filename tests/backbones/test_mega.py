@@ -143,7 +143,7 @@ def test_positions_of_the_training_grid_are_not_resized():
         (dict(train_size=(64, 64, 64)), 'train_size is'),
         (dict(arch=dict(SMALL, channels=8)), 'the same number four times'),
         (dict(arch=dict(SMALL, patch=0)), 'patch=0'),
-        (dict(arch=dict(SMALL, patch=14)), 'stride 14'),
+        (dict(arch=dict(SMALL, patch=14)), 'patch=14; expected one of 4, 8'),
     ],
 )
 def test_bad_options_are_named(options, words):

@@ -24,5 +24,5 @@ def test_whole_samples_are_dropped_and_the_mean_stays():
 
 @pytest.mark.parametrize('rate', [-0.1, 1.0])
 def test_bad_rate_is_named(rate):
-    with pytest.raises(ValueError, match=f'drop path rate is {rate}'):
+    with pytest.raises(ValueError, match=f'rate is {rate}; expected'):
         DropPath(rate)

@@ -250,7 +250,7 @@ def test_kernels_of_the_layer():
 @pytest.mark.parametrize(
     'options, words',
     [
-        (dict(directions=3), 'directions is 3; expected 2 or 4'),
+        (dict(directions=3), 'directions is 3; expected one of 2, 4'),
         (dict(channels=0), 'channels is 0'),
         (dict(num_states=0), 'num_states is 0'),
         (dict(num_ssms=-1), 'num_ssms is -1'),

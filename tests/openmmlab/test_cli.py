@@ -121,9 +121,11 @@ def test_mistakes_end_with_a_message(test, trained, tmp_path):
     assert text == ''  # before anything is built
 
 
-def test_bug_keeps_its_traceback(test):
-    with pytest.raises(KeyError, match='AbsentMetric'):
-        test('segmentation', changes=['test_evaluator.type=AbsentMetric'])
+def test_what_building_finds_is_one_line(test):
+    status, _ = test('segmentation', changes=['test_evaluator.type=AbsentMetric'])
+    assert "test_evaluator.type is 'AbsentMetric'; there is no such metric" in status
+    assert 'The traceback is in' in status
+    assert len(status.splitlines()) == 1
 
 
 def test_training_from_a_checkpoint_that_fits_in_part(trained, tmp_path, capsys):

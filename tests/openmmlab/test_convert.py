@@ -1,11 +1,16 @@
 """The converter writes a checked file, or nothing."""
 
+import json
+
+import golden
 import pytest
 import torch
 
-from mmssm.backbones import SpatialMamba
+from mmssm.backbones import ConvNeXt, Mega, SpatialMamba, VMINet
 from mmssm.openmmlab.commands import convert as tool
-from mmssm.weights import load_file, save_file
+from mmssm.weights import compare, load_file, save_file
+
+MEGA = dict(channels=(8,) * 4, depths=(1, 1, 2, 1), patch=8, shared=3, expanded=5)
 
 
 @pytest.fixture(scope='module')
@@ -74,11 +79,44 @@ def test_differences_are_named_and_nothing_is_written(official, tmp_path, capsys
     save_file(broken, tmp_path / 'a.pth')
     paths = [str(tmp_path / 'a.pth'), str(tmp_path / 'b.pth')]
     assert tool.main(paths) == 1
-    assert 'fits none of the released sizes' in capsys.readouterr().err
+    assert 'missing (1): stages.0.blocks.0.mlp.fc1.bias' in capsys.readouterr().err
     assert tool.main([*paths, '--arch', 'tiny']) == 1
     assert 'missing (1): stages.0.blocks.0.mlp.fc1.bias' in capsys.readouterr().err
     assert not (tmp_path / 'b.pth').exists()
     assert tool.main([*paths, '--arch', 'tiny', '--allow-missing', '*.bias']) == 0
+
+
+@pytest.mark.parametrize(
+    'model',
+    [
+        SpatialMamba(dict(channels=(8, 20, 24), depths=(1, 2, 1)), out_indices=(2,)),
+        ConvNeXt(dict(channels=8, depths=(1, 3)), out_indices=(0, 1)),
+        VMINet(dict(channels=8, depths=(1, 2, 1, 1), expand=3), train_size=(97, 130)),
+        Mega({**MEGA, 'hidden': 6}, train_size=(64, 96)),
+    ],
+    ids=lambda m: type(m).__name__,
+)
+def test_sizes_are_read_from_the_weights(model):
+    weights = model.state_dict()
+    assert type(model).arch_of(weights) is None
+    read = type(model)(**type(model).options_of(weights))
+    report = compare(weights, read)
+    assert not report.unexpected
+    assert not report.mismatched
+    assert all(name.startswith('out_norms') for name in report.missing)
+    assert type(model).options_of({'head.weight': torch.ones(1)}) is None
+
+
+def test_a_size_that_nobody_released_is_converted(tmp_path, capsys):
+    keys = json.loads((golden.DATA / 'spatial_mamba_tiny_keys.json').read_text())
+    weights = {name: golden.weight(name, tuple(shape)) for name, shape in keys}
+    save_file({'model': weights}, tmp_path / 'a.pth')
+    target = tmp_path / 'b.pth'
+    assert tool.main([str(tmp_path / 'a.pth'), str(target)]) == 0, capsys.readouterr()
+    meta = load_file(target)['meta']
+    backbone = SpatialMamba(meta['arch'])
+    backbone.load_pretrained(target)
+    assert backbone.arch is None
 
 
 def test_other_files_are_refused(tmp_path, capsys):

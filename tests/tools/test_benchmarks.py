@@ -261,3 +261,13 @@ def test_a_case_that_runs_out_of_memory_leaves_the_others(capsys, monkeypatch):
 def test_the_machine_tells_its_vector_instructions():
     about = measure.machine('cpu')
     assert about['CPU capability'] == torch.backends.cpu.get_cpu_capability()
+
+
+def test_a_device_that_is_not_there_is_named(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    with pytest.raises(SystemExit):
+        run.parse(['--device', 'cuda'])
+    assert 'torch sees no GPU on this machine; use cpu' in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run.parse(['--device', 'gpu'])
+    assert "'gpu' is no device of torch" in capsys.readouterr().err

@@ -40,3 +40,8 @@ def test_choices_are_made_on_a_copy():
     attention = model.stages[0].blocks[0].attention
     assert attention.resample == 'bicubic'
     assert torch.equal(attention.mix, torch.ones(2))
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(SystemExit, match=f'no checkpoint at {tmp_path}/a.pth'):
+        tool.main(['--checkpoint', str(tmp_path / 'a.pth')])

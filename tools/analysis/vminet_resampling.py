@@ -16,6 +16,8 @@ calibrated on the images, and --positions says what the position weights look li
 import argparse
 import copy
 import json
+import os
+import sys
 from collections.abc import Sequence
 
 import torch
@@ -33,6 +35,8 @@ NO_CONTEXT = 'no context'
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = _parse(argv)
+    if args.checkpoint and not os.path.isfile(args.checkpoint):
+        sys.exit(f'vminet_resampling: there is no checkpoint at {args.checkpoint}')
     torch.manual_seed(args.seed)
     init = {'type': 'Pretrained', 'checkpoint': args.checkpoint}
     model = VMINet(

@@ -26,6 +26,7 @@ from pathlib import Path
 
 from tools.benchmarks.gpu.ledger import DIED, STARTED, Ledger
 from tools.benchmarks.gpu.pages import page, summary
+from tools.benchmarks.measure import device
 from tools.benchmarks.report import write_whole
 
 LETTERS = 'abcdefgh'
@@ -98,7 +99,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add('--out', type=Path, required=True, help='folder, made where it is missing')
     add('--minutes', type=float, default=8)
     add('--sections', default=LETTERS, help=f'letters of {LETTERS}, in any order')
-    add('--device', default='cuda')
+    add('--device', type=device, default='cuda')
     add('--backend', choices=('plain',), help='SpatialMamba-T in plain torch too')
     add('--tiny', action='store_true', help='sizes of a test')
     args = parser.parse_args(arguments)

@@ -1,5 +1,6 @@
 """Time and memory of a piece of work, and the machine that they were measured on."""
 
+import argparse
 import ctypes
 import gc
 import multiprocessing
@@ -15,6 +16,19 @@ from torch import Tensor, nn
 
 Work = Callable[[], object]
 Result = TypeVar('Result')
+
+
+def device(name: str) -> str:
+    """For --device: a name of torch's, of a kind that this machine has."""
+    try:
+        kind = torch.device(name).type
+    except RuntimeError as error:
+        raise argparse.ArgumentTypeError(f'{name!r} is no device of torch') from error
+    if kind == 'cuda' and not torch.cuda.is_available():
+        raise argparse.ArgumentTypeError(
+            f'{name!r}, but torch sees no GPU on this machine; use cpu'
+        )
+    return name
 
 
 def seconds(work: Work, device: str = 'cpu') -> float:

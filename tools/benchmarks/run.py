@@ -30,7 +30,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tools.benchmarks.case import DTYPES, MODES, Case, Setting, select
-from tools.benchmarks.measure import machine, revision, size_of, use
+from tools.benchmarks.measure import device, machine, revision, size_of, use
 from tools.benchmarks.official import HOW, Official
 from tools.benchmarks.parity_gate import red_cases
 from tools.benchmarks.report import Row, insert, to_json, to_markdown, write_whole
@@ -118,7 +118,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add('--batch', type=int, nargs='+', default=[1], help='one, or one for each size')
     add('--mode', nargs='+', choices=MODES, default=MODES)
     add('--dtype', choices=DTYPES, default='float32')
-    add('--device', default='cpu', help='cpu, cuda')
+    add('--device', type=device, default='cpu', help='cpu, cuda')
     add('--threads', type=int, default=1)
     add('--repeats', type=int, default=5)
     add('--tf32', action='store_true', help='let a GPU round products to TF32')

@@ -36,7 +36,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mmssm.backbones import SpatialMamba
 from tools.benchmarks.case import Setting, select
-from tools.benchmarks.measure import machine, size_of, use
+from tools.benchmarks.measure import device, machine, size_of, use
 from tools.benchmarks.report import insert, write_whole
 from tools.benchmarks.suite import registry
 
@@ -226,7 +226,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add('--size', default='224x224', metavar='HxW')
     add('--batch', type=int, default=4, help='of each process')
     add('--amp', action='store_true', help='autocast to bfloat16')
-    add('--device', default='cpu', help='for --table: cpu, cuda')
+    add('--device', type=device, default='cpu', help='for --table: cpu, cuda')
     add('--processes', type=int, default=2)
     add('--repeats', type=int, default=5)
     add('--rounds', type=int, default=2, help='of one process, then several')

@@ -32,6 +32,11 @@ dataset = dict(
     img_suffix='.jpg',
     seg_map_suffix='.png',
 )
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations'),
+    dict(type='PackSegInputs'),
+]
 train_dataloader = dict(
     batch_size=8,
     num_workers=0,
@@ -63,11 +68,7 @@ test_dataloader = dict(
         data_prefix=dict(
             img_path='images/validation', seg_map_path='annotations/validation'
         ),
-        pipeline=[
-            dict(type='LoadImageFromFile'),
-            dict(type='LoadAnnotations'),
-            dict(type='PackSegInputs'),
-        ],
+        pipeline=test_pipeline,
     ),
 )
 test_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])

@@ -2,17 +2,19 @@
 
     mmssm-convert OFFICIAL.pth CONVERTED.pth
 
-The family and, for the released sizes, the architecture are recognised.  Classifiers
-become backbone weights (their head is left out); a detector or segmenter keeps its
-neck and heads and can be tested with tools/test.py.  The result is compared with the
-architecture, and nothing is written when a key is missing, unexpected or of another
-shape, unless a pattern allows it.
+The family is recognised, and the architecture, released or of any other size.
+Classifiers become backbone weights (their head is left out); a detector or segmenter
+keeps its neck and heads and can be tested with tools/test.py.  The result is compared
+with the architecture, and nothing is written when a key is missing, unexpected or of
+another shape, unless a pattern allows it.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+import torch
 
 from mmssm import __version__, zoo
 from mmssm.backbones import HierarchicalBackbone
@@ -37,7 +39,9 @@ def parse_args(argv: Sequence[str] | None, name: str | None) -> argparse.Namespa
     parser.add_argument('source', type=Path, help='official checkpoint, as downloaded')
     parser.add_argument('target', type=Path, help='file to write')
     parser.add_argument('--family', choices=sorted(FAMILIES), help='default: detected')
-    parser.add_argument('--arch', help='name of a released size; default: recognised')
+    parser.add_argument(
+        '--arch', help='name of a released size; default: read from the weights'
+    )
     parser.add_argument('--key', help="outer key of the weights, such as 'model_ema'")
     for kind in ('missing', 'unexpected'):
         parser.add_argument(
@@ -81,12 +85,15 @@ def convert(args: argparse.Namespace) -> str:
         if name.startswith('backbone.')
     } or converted
     arch = args.arch or cls.arch_of(own)
-    if arch is None:
+    options = {'arch': arch} if arch else cls.options_of(own)
+    if options is None:
         raise ValueError(
-            f'{args.source} fits none of the released sizes {", ".join(cls.zoo)}; '
-            'name the nearest with --arch to see the differences'
+            f'{args.source} has no blocks of {cls.__name__} to read sizes from; '
+            f'name one of {", ".join(cls.zoo)} with --arch to see the differences'
         )
-    report = compare(own, cls(arch))
+    arch = options['arch']
+    with torch.device('meta'):
+        report = compare(own, cls(**options))
     # a classifier has no output norms
     missing = not_matching(report.missing, ['out_norms.*', *args.allow_missing])
     unexpected = not_matching(report.unexpected, args.allow_unexpected)

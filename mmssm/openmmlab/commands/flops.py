@@ -129,9 +129,13 @@ def find(
             f'{name} is neither a config file nor a model.{hint} Models are '
             f'{", ".join(zoo.list_models())}'
         )
-    from mmssm.openmmlab.engine.configs import read_config
+    from mmssm.openmmlab.engine import config_keys, configs, explaining
 
-    model, shape = build(read_config(name, options), shape)
+    cfg = configs.read_config(name, options)
+    configs.require(cfg)
+    with explaining.explained(cfg):
+        config_keys.check_config(cfg)
+        model, shape = build(cfg, shape)
     return model, model.model.backbone, shape
 
 

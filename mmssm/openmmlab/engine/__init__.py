@@ -4,6 +4,7 @@ Importing this package registers the hooks and constructors in `mmssm.registry`.
 """
 
 from mmssm.openmmlab.engine.cpu import BFloat16OptimWrapper
+from mmssm.openmmlab.engine.gradients import GradientCheckHook
 from mmssm.openmmlab.engine.layer_decay import LayerDecayOptimizerConstructor
 from mmssm.openmmlab.engine.loading import CheckpointFitHook
 from mmssm.openmmlab.engine.mixed_precision import Float16OptimWrapper
@@ -20,6 +21,7 @@ __all__ = [
     'CheckpointFitHook',
     'CheckpointHook',
     'Float16OptimWrapper',
+    'GradientCheckHook',
     'LayerDecayOptimizerConstructor',
     'NonFiniteLossHook',
     'ProgressHook',

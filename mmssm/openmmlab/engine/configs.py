@@ -1,14 +1,14 @@
 """Reading a config, and the changes that the flags of the tools make to it."""
 
 import difflib
-import inspect
-from collections.abc import Iterator, Mapping
+import traceback
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import MODELS, DefaultScope
 
+from mmssm.layers.arguments import shown
 from mmssm.openmmlab.errors import MissingPackage, UserError
 
 DETECTION, SEGMENTATION = 'mmdet', 'mmseg'
@@ -28,6 +28,10 @@ def read_config(
         raise UserError(f'cannot read the config {path}: {error}') from error
     except SyntaxError as error:
         raise UserError(f'the config {path} is not valid Python: {error}') from error
+    except ModuleNotFoundError:
+        raise  # the commands name what is not installed
+    except Exception as error:  # a config is Python, which may raise anything
+        raise UserError(_why_not_read(path, error)) from error
     if options:
         _check_keys(cfg, options)
         try:
@@ -128,27 +132,12 @@ def enable_tta(cfg: Config) -> None:
         cfg.setdefault('tta_model', {'type': 'DetTTAModel', 'tta_cfg': merging})
         cfg.setdefault('tta_pipeline', _flipping(dataset.pipeline))
     absent = [key for key in ('tta_model', 'tta_pipeline') if key not in cfg]
+    if not absent and str(cfg.tta_model.get('type')).endswith('DetTTAModel'):
+        _refuse_masks(cfg.model, 'model')
     if absent:
         raise UserError(f'--tta needs {" and ".join(absent)} in the config')
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
     dataset.pipeline = cfg.tta_pipeline
-
-
-def check_backbones(cfg: Config) -> None:
-    """Raise UserError for a key that the backbone's constructor does not take."""
-    scope = cfg.get('default_scope') or 'mmengine'
-    with DefaultScope.overwrite_default_scope(scope):
-        for key, backbone in _backbones(cfg.get('model'), 'model'):
-            kind = backbone.get('type')
-            built = MODELS.get(kind) if isinstance(kind, str) else kind
-            if not callable(built):
-                continue  # mmengine names what it does not find
-            parameters = inspect.signature(built).parameters
-            if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-                continue
-            unknown = [n for n in backbone if n not in parameters and n != 'type']
-            if unknown:
-                raise UserError(_unknown_key(key, kind, unknown[0], list(parameters)))
 
 
 def _check_keys(cfg: Config, options: Mapping[str, object]) -> None:
@@ -170,30 +159,43 @@ def _check_keys(cfg: Config, options: Mapping[str, object]) -> None:
             node = node.get(name)
 
 
-def _as_list(evaluators: dict | list[dict]) -> list[dict]:
-    return [evaluators] if isinstance(evaluators, Mapping) else list(evaluators)
-
-
-def _unknown_key(key: str, kind: object, name: str, accepted: list[str]) -> str:
-    close = difflib.get_close_matches(name, accepted, n=1)
-    hint = f' Did you mean {close[0]}?' if close else ''
+def _why_not_read(path: str, error: Exception) -> str:
+    """Of what mmengine refuses to merge the key path, which only its frames know."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    merging = [f for f in frames if f.f_code.co_name == '_merge_a_into_b']
+    if not merging or not isinstance(error, TypeError):
+        return f'the config {path} cannot be read: {type(error).__name__}: {error}'
+    names = merging[-1].f_locals
+    key = '.'.join(str(frame.f_locals.get('k')) for frame in merging)
+    given, base = names.get('v'), (names.get('b') or {}).get(names.get('k'))
     return (
-        f'{key}.{name}: {kind} has no argument {name!r}.{hint} '
-        f'It takes {", ".join(accepted)}'
+        f'{key} is {shown(given)} in the config {path} and {shown(base)} in its base, '
+        'which cannot be merged. To put one in the place of the other: '
+        f'{key.split(".")[-1]}=dict(_delete_=True, …)'
     )
 
 
-def _backbones(node: object, key: str) -> Iterator[tuple[str, Mapping]]:
+def _refuse_masks(node: object, key: str) -> None:
+    """mmdet merges the boxes of several views, and stops where there are masks."""
     if not isinstance(node, Mapping):
         return
     for name, part in node.items():
-        if name == 'backbone' and isinstance(part, Mapping):
-            yield f'{key}.{name}', part
-            host = {'backbone': part['host']} if 'host' in part else None
-            for _, inner in _backbones(host, ''):
-                yield f'{key}.{name}.host', inner
-        else:
-            yield from _backbones(part, f'{key}.{name}')
+        if name in ('mask_head', 'panoptic_head') and part is not None:
+            boxes = (
+                f', or merge the boxes alone: --lenient-keys --cfg-options '
+                f'{key}.{name}=None test_evaluator.metric=bbox'
+                if key.endswith('roi_head')
+                else ''
+            )
+            raise UserError(
+                f'--tta: {key}.{name} gives masks, and mmdet merges boxes only. Test '
+                f'without --tta{boxes}'
+            )
+        _refuse_masks(part, f'{key}.{name}')
+
+
+def _as_list(evaluators: dict | list[dict]) -> list[dict]:
+    return [evaluators] if isinstance(evaluators, Mapping) else list(evaluators)
 
 
 def _flipping(pipeline: list[dict]) -> list[dict]:

@@ -15,8 +15,10 @@ from mmssm.openmmlab import released
 from mmssm.openmmlab.engine import configs, mixed_precision
 from mmssm.openmmlab.engine.beginning import SummaryHook, use_short_beginning
 from mmssm.openmmlab.engine.classes import check_classes
+from mmssm.openmmlab.engine.config_keys import check_config
 from mmssm.openmmlab.engine.cpu import adapt_to_cpu
 from mmssm.openmmlab.engine.distributed import is_first, keep_strides, process_group
+from mmssm.openmmlab.engine.gradients import GradientCheckHook
 from mmssm.openmmlab.engine.loading import (
     START_FROM,
     CheckpointFitHook,
@@ -69,10 +71,10 @@ def train(
     use_safe_loading()
     use_short_beginning()
     configs.require(cfg, 'train_dataloader', 'train_cfg', 'optim_wrapper')
+    check_config(cfg)
     configs.require_together(cfg, 'val')
     check_paths(cfg, ('train', 'val'))
     check_pretrained(cfg)
-    configs.check_backbones(cfg)
     check_classes(cfg, ('train', 'val'))
     if amp:
         mixed_precision.enable_amp(cfg, amp)
@@ -85,6 +87,7 @@ def train(
     hooks = [
         ResumableRandomnessHook(),
         CheckpointFitHook(strict=cfg.resume, advice=START_FROM),
+        GradientCheckHook(),
         NonFiniteLossHook(on_nan or 'stop'),
         SummaryHook(),
     ]
@@ -120,8 +123,8 @@ def evaluate(
     use_safe_loading()
     use_short_beginning()
     configs.require(cfg, 'test_dataloader', 'test_cfg', 'test_evaluator')
+    check_config(cfg)
     check_paths(cfg, ('test',))
-    configs.check_backbones(cfg)
     check_classes(cfg, ('test',))
     if checkpoint == 'official':
         checkpoint = _official(cfg)

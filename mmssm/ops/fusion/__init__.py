@@ -12,7 +12,10 @@ from mmssm.ops.fusion.shared_border import (
 )
 from mmssm.ops.precision import no_autocast, widened
 
-__all__ = ['merge_kernels', 'observe', 'state_fusion']
+__all__ = ['LARGEST_DILATION', 'merge_kernels', 'observe', 'state_fusion']
+
+# Taps further away read little but the border, of a map that grows by twice as much.
+LARGEST_DILATION = 255
 
 
 def _small_fusion(randn: trial.Draw) -> tuple:
@@ -148,7 +151,8 @@ def check_fusion(
         )
     if alpha.shape != (count,):
         raise ValueError(f'alpha has shape {tuple(alpha.shape)}; expected ({count},)')
-    if not dilations or min(dilations) < 1:
+    if not dilations or not 1 <= min(dilations) <= max(dilations) <= LARGEST_DILATION:
         raise ValueError(
-            f'dilations are {dilations}; expected one or more integers from 1'
+            f'dilations are {dilations}; expected one or more integers from 1 to '
+            f'{LARGEST_DILATION}'
         )

@@ -138,35 +138,14 @@ def test_augmentation_of_a_test():
         configs.enable_tta(segmentation())
 
 
-def test_unknown_key_of_a_backbone():
-    def cfg(**keys):
-        backbone = dict(type='mmssm.SpatialMamba', **keys)
-        return detection(model=dict(type='TTA', module=dict(backbone=backbone)))
-
-    configs.check_backbones(cfg(drop_path_rate=0.1))
-    with pytest.raises(UserError) as error:
-        configs.check_backbones(cfg(drop_path=0.1))
-    message = str(error.value)
-    assert message.startswith('model.module.backbone.drop_path: mmssm.SpatialMamba has')
-    assert 'Did you mean drop_path_rate?' in message
-    assert 'frozen_stages' in message
-
-
-def test_unknown_backbone_is_left_to_mmengine():
-    configs.check_backbones(detection(model=dict(backbone=dict(type='Absent', a=1))))
-    configs.check_backbones(detection(model=dict(backbone=None)))
-
-
-def test_unknown_keys_of_a_backbone_and_of_its_host_are_named():
-    host = dict(type='mmdet.ResNet', depth=18)
-    model = dict(backbone=dict(type='mmssm.SSM2DHost', host=host))
-    configs.check_backbones(detection(model=model))
-    model['backbone']['directoins'] = 2
+def test_augmentation_refuses_masks():
+    model = dict(type='MaskRCNN', roi_head=dict(mask_head=dict(type='FCNMaskHead')))
     with pytest.raises(
-        UserError, match='backbone.directoins: .* Did you mean directions'
+        UserError, match=r'model\.roi_head\.mask_head gives masks.*=None'
     ):
-        configs.check_backbones(detection(model=model))
-    del model['backbone']['directoins']
-    host['dpeth'] = 18
-    with pytest.raises(UserError, match='model.backbone.host.dpeth: .* mean depth'):
-        configs.check_backbones(detection(model=model))
+        configs.enable_tta(detection(model=model))
+    cfg = detection(model=model, tta_model=dict(type='MyTTA'), tta_pipeline=[])
+    configs.enable_tta(cfg)
+    assert cfg.model.type == 'MyTTA'
+    model['roi_head']['mask_head'] = None
+    configs.enable_tta(detection(model=model))
