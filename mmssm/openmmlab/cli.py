@@ -129,6 +129,12 @@ def _check_data(name: str, argv: Sequence[str] | None) -> int:
         '--samples', type=int, default=200, help='files to open in each dataset (200)'
     )
     parser.add_argument('--all', action='store_true', help='open every file')
+    parser.add_argument(
+        '--skip-batch',
+        action='store_true',
+        help='do not carry a batch through the model, which takes a while if it is '
+        'large',
+    )
     args = parser.parse_args(argv)
 
     from mmssm.openmmlab.engine.configs import read_config
@@ -137,7 +143,8 @@ def _check_data(name: str, argv: Sequence[str] | None) -> int:
 
     from mmssm.openmmlab import data_checks
 
-    return data_checks.run(cfg, None if args.all else args.samples)
+    samples = None if args.all else args.samples
+    return data_checks.run(cfg, samples, batch=not args.skip_batch)
 
 
 def _flops(name: str, argv: Sequence[str] | None) -> None:

@@ -1,33 +1,114 @@
-"""Whether picture files can be read, and their sizes."""
+"""Whether picture files can be read, and what the loader will make of them."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from PIL import Image
 
+from mmssm.openmmlab.data_checks.leaves import quiet
+from mmssm.openmmlab.data_checks.report import Report, sample, some
+
 EXIF_ORIENTATION = 0x0112
+AS_STORED = 1
 QUARTER_TURNS = (5, 6, 7, 8)
+SMALL_SIDE, LONG_SHAPE = 8, 20
+UNTURN = (
+    "LoadImageFromFile(color_type='color_ignore_orientation') in every pipeline if the "
+    'annotations are for the pictures as stored; else save the pictures turned and '
+    'without the Exif tag'
+)
 
 
 class Picture(NamedTuple):
-    """(width, height) as stored, and whether Exif asks for a turn by 90 degrees."""
+    """What a file holds.
+
+    size: (width, height) as stored.  tag: Exif orientation, 1 to 8.  bands: channels.
+    """
 
     size: tuple[int, int]
-    turned: bool
+    tag: int = AS_STORED
+    bands: int = 3
+    mode: str = 'RGB'
+    frames: int = 1
+    decodes: bool = True
+
+
+class Loading(NamedTuple):
+    """How a pipeline opens pictures.
+
+    known: by LoadImageFromFile, so that the rest is what it does.  turns: it obeys
+    Exif.  channels: what it makes of any file; None: as many as the file has.
+    """
+
+    known: bool = True
+    turns: bool = True
+    channels: int | None = 3
+
+    def size(self, picture: Picture) -> tuple[int, int]:
+        """(width, height) of the picture once loaded."""
+        turned = self.turns and picture.tag in QUARTER_TURNS
+        return picture.size[::-1] if turned else picture.size
+
+
+class Stated(NamedTuple):
+    """A picture and the (width, height) that its annotations are for, if they say."""
+
+    path: str
+    size: tuple[int, int] | None = None
+
+
+def loading(pipeline: Sequence[Mapping]) -> Loading:
+    """How the pipeline of a dataset loads; mmcv's defaults for an empty one."""
+    if not pipeline:
+        return Loading()
+    for step in pipeline:
+        kind = str(step.get('type')).split('.')[-1].strip("'>")
+        if kind == 'LoadImageFromFile':
+            colour = step.get('color_type', 'color')
+            turns = colour in ('color', 'grayscale')
+            channels = dict(unchanged=None).get(colour, 1 if 'gray' in colour else 3)
+            return Loading(True, turns, channels)
+    return Loading(False, False, None)
 
 
 def read_picture(path: str | Path) -> Picture | str:
     """Decode a file completely. Returns what is wrong as a str."""
     try:
-        with Image.open(path) as image:
-            turned = image.getexif().get(EXIF_ORIENTATION) in QUARTER_TURNS
+        with quiet(), Image.open(path) as image:
+            tag = image.getexif().get(EXIF_ORIENTATION, AS_STORED)
+            frames = getattr(image, 'n_frames', 1)
             image.load()
-            return Picture(image.size, turned)
-    except (OSError, SyntaxError, ValueError) as error:
-        return f'{path} ({error})'
+            tag = tag if tag in range(1, 9) else AS_STORED
+            bands = 3 if image.mode == 'P' else len(image.getbands())
+            decodes = cv2.haveImageReader(str(path))
+            return Picture(image.size, tag, bands, image.mode, frames, decodes)
+    # Decoders raise whatever they stumble over; the user gets to see what.
+    except Exception as error:  # noqa: BLE001
+        return _read_by_cv2(path) or f'{path} ({error})'
+
+
+def _read_by_cv2(path: str | Path) -> Picture | None:
+    """For what Pillow does not know, such as TIFF files of many bands.
+
+    A JPEG or PNG that Pillow cannot finish is damaged; OpenCV would fill it up.
+    """
+    try:
+        data = np.fromfile(path, np.uint8)
+        if data[:2].tobytes() not in (b'II', b'MM'):
+            return None
+        found = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    except (OSError, cv2.error):
+        return None
+    if found is None:
+        return None
+    bands = 1 if found.ndim == 2 else found.shape[2]
+    return Picture(found.shape[1::-1], AS_STORED, bands, str(found.dtype))
 
 
 def read_label_map(path: str | Path) -> np.ndarray | str:
@@ -36,7 +117,172 @@ def read_label_map(path: str | Path) -> np.ndarray | str:
     Returns (H, W), or (H, W, channels) when the file has colours.
     """
     try:
-        with Image.open(path) as image:
+        with quiet(), Image.open(path) as image:
             return np.asarray(image)
-    except (OSError, SyntaxError, ValueError) as error:
+    except Exception as error:  # noqa: BLE001 (as above)
         return f'{path} ({error})'
+
+
+def check_pictures(
+    report: Report,
+    pictures: Sequence[Stated],
+    samples: int | None,
+    how: Loading,
+    channels: int | None = None,
+) -> None:
+    """Every file is there; of a sample: it can be read, and has the stated size.
+
+    channels: how many the model takes, None if unknown.
+    """
+    missing = [stated.path for stated in pictures if not os.path.isfile(stated.path)]
+    if missing:
+        report.error(
+            f'{len(missing)} of {len(pictures)} pictures do not exist: {some(missing)}',
+            'data_prefix and the file names of the annotations are joined: correct '
+            'data_prefix, or fetch the files',
+        )
+        return
+    if not how.known:
+        report.fact('pictures are not opened: they have a loader of their own')
+        return
+    chosen = sample(pictures, samples)
+    read = [(stated, read_picture(stated.path)) for stated in chosen]
+    report.fact(f'{len(chosen)} of {len(pictures)} pictures opened')
+    report_unreadable(report, [found for _, found in read if isinstance(found, str)])
+    good = [(stated, found) for stated, found in read if isinstance(found, Picture)]
+    _check_sizes(report, good, how)
+    check_contents(report, [(s.path, found) for s, found in good], how, channels)
+
+
+def report_unreadable(report: Report, broken: Sequence[str]) -> None:
+    if broken:
+        report.error(f'unreadable: {some(broken)}', 'copy these files again')
+
+
+def _check_sizes(
+    report: Report, pictures: Sequence[tuple[Stated, Picture]], how: Loading
+) -> None:
+    wrong, turned = [], []
+    for stated, picture in pictures:
+        loaded = how.size(picture)
+        if stated.size is None or stated.size == loaded:
+            if is_ambiguous(picture, how):
+                turned.append(f'{stated.path} (orientation {picture.tag})')
+        elif loaded != picture.size and stated.size == picture.size:
+            turned.append(f'{stated.path} (orientation {picture.tag})')
+        else:
+            wrong.append(f'{stated.path} is {loaded}, stated {stated.size}')
+    if wrong:
+        report.error(
+            f'pictures of another size than the file states (width, height): '
+            f'{some(wrong)}',
+            'correct width and height in the annotations, and scale boxes and masks if '
+            'the pictures were resized',
+        )
+    report_turned(report, turned)
+
+
+def is_ambiguous(picture: Picture, how: Loading) -> bool:
+    """Loading mirrors or turns the picture, and its size does not show it."""
+    if not how.turns or picture.tag == AS_STORED:
+        return False
+    return picture.tag not in QUARTER_TURNS or len(set(picture.size)) == 1
+
+
+def report_turned(report: Report, turned: Sequence[str]) -> None:
+    if turned:
+        report.error(
+            'pictures that Exif turns or mirrors when they are loaded, while nothing '
+            f'turns their annotations: {some(turned)}',
+            UNTURN,
+        )
+
+
+def check_contents(
+    report: Report,
+    pictures: Sequence[tuple[str, Picture]],
+    how: Loading,
+    channels: int | None,
+) -> None:
+    """Depth, bands and form of pictures against what the loader makes of them."""
+    kinds: dict[str, list[str]] = {}
+    for path, picture in pictures:
+        for kind in _oddities(picture, how, channels):
+            kinds.setdefault(kind, []).append(path)
+    for kind, paths in kinds.items():
+        what, fix, stops = ODDITIES[kind]
+        counted = f'{what.format(channels=channels)}: {some(paths)}'
+        (report.error if stops else report.warning)(
+            counted, fix.format(channels=channels)
+        )
+
+
+def _oddities(picture: Picture, how: Loading, channels: int | None) -> list[str]:
+    found = []
+    short, long = sorted(picture.size)
+    if not picture.decodes:
+        found.append('undecodable')
+    elif picture.frames > 1:
+        found.append('frames')
+    if how.channels is None and channels and picture.bands != channels:
+        found.append('bands')
+    if how.channels == 3 and picture.mode in ('RGBA', 'LA', 'PA'):
+        found.append('alpha')
+    if picture.mode == 'CMYK':
+        found.append('cmyk')
+    if how.channels is not None and picture.mode not in EIGHT_BITS:
+        found.append('deep')
+    if short < SMALL_SIDE:
+        found.append('small')
+    elif long > LONG_SHAPE * short:
+        found.append('long')
+    return found
+
+
+EIGHT_BITS = ('1', 'L', 'P', 'RGB', 'RGBA', 'LA', 'PA', 'CMYK', 'YCbCr', 'uint8')
+# kind -> what it is, the way out, whether training would stop or learn nonsense
+ODDITIES = dict(
+    undecodable=(
+        'pictures that OpenCV, which loads them, cannot decode',
+        'convert them to PNG or JPEG',
+        True,
+    ),
+    frames=(
+        'pictures of several frames (animated), of which the first is read',
+        'save the frame that is meant as PNG',
+        False,
+    ),
+    bands=(
+        'pictures with another number of channels than the {channels} of the model',
+        'set in_channels of the backbone to the bands of the pictures, which must all '
+        'have as many, and mean and std to one number each',
+        True,
+    ),
+    alpha=(
+        'pictures with a fourth band (alpha), which the loader drops',
+        "nothing, if it means nothing; else LoadImageFromFile(color_type='unchanged'), "
+        'in_channels=4 in the backbone, and one number each in mean and std',
+        False,
+    ),
+    cmyk=(
+        'pictures in CMYK, whose colours the loader has to guess',
+        'convert them to RGB',
+        False,
+    ),
+    deep=(
+        'pictures of more than 8 bits, of which the loader keeps the high 8',
+        'convert them to 8 bits with the contrast that is wanted, or load them by '
+        "color_type='unchanged' with mean and std to match",
+        False,
+    ),
+    small=(
+        f'pictures with a side below {SMALL_SIDE} pixels',
+        'remove them; filter_cfg=dict(min_size=32) leaves them out of detection',
+        False,
+    ),
+    long=(
+        f'pictures more than {LONG_SHAPE} times as long as wide',
+        'cut them into tiles: resizing to one scale leaves little of them',
+        False,
+    ),
+)
