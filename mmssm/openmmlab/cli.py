@@ -67,6 +67,16 @@ def _train(name: str, argv: Sequence[str] | None) -> None:
         metavar='CHECKPOINT',
         help='go on from this checkpoint, or from the newest one in the work dir',
     )
+    parser.add_argument(
+        '--fit-schedule',
+        action='store_true',
+        help='scale warm-up, milestones and ends of param_scheduler to the run',
+    )
+    parser.add_argument(
+        '--skip-checks',
+        action='store_true',
+        help='train whatever a first look at the data finds',
+    )
     args = _parse(parser, argv)
 
     from mmssm.openmmlab.engine import configs, running
@@ -74,7 +84,12 @@ def _train(name: str, argv: Sequence[str] | None) -> None:
     cfg = configs.read_config(args.config, args.cfg_options, args.work_dir)
     cfg.launcher = args.launcher
     running.train(
-        cfg, amp=args.amp, auto_scale_lr=args.auto_scale_lr, resume=args.resume
+        cfg,
+        amp=args.amp,
+        auto_scale_lr=args.auto_scale_lr,
+        resume=args.resume,
+        fit_schedule=args.fit_schedule,
+        skip_checks=args.skip_checks,
     )
 
 

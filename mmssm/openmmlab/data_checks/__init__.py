@@ -38,26 +38,28 @@ from mmssm.openmmlab.data_checks.leaves import (
 )
 from mmssm.openmmlab.data_checks.panoptic import check_panoptic
 from mmssm.openmmlab.data_checks.pictures import Stated, check_pictures, loading
-from mmssm.openmmlab.data_checks.report import Report, some
+from mmssm.openmmlab.data_checks.report import Report, sample, some
 from mmssm.openmmlab.data_checks.voc import check_voc
 
 LOADERS = ('train', 'val', 'test')
 
 
 class Depth(NamedTuple):
-    """How much to look at.
+    """How much to look at; None for all.
 
-    samples: files of each dataset to open, None for all.  largest: annotation files of
-    more bytes are passed over, None for none.  pipeline: send pictures through it.
+    samples: pictures and label maps of each dataset to open.  files: those to look for,
+    and annotations in files of their own to read.  largest: annotation files of more
+    bytes are passed over.  pipeline: send pictures through it, compare the splits.
     """
 
     samples: int | None = None
+    files: int | None = None
     largest: int | None = None
     pipeline: bool = True
 
 
 # for the start of a training: seconds, whatever the size of the data
-QUICK = Depth(samples=60, largest=60_000_000, pipeline=False)
+QUICK = Depth(samples=60, files=5000, largest=60_000_000, pipeline=False)
 
 
 class Seen:
@@ -116,7 +118,8 @@ def check(
             _check_leaf(report, cfg, leaf, depth, seen, readable=not own)
         if report.errors == before and depth.pipeline:
             _try_pipeline(report, dataset, key)
-    _check_overlap(report, seen.pictures)
+    if depth.pipeline:
+        _check_overlap(report, seen.pictures)
     return report
 
 
@@ -148,14 +151,17 @@ def _check_leaf(
         parsed = parse(report, leaf)
         if parsed is None:
             return
-        names = names or class_names(report, leaf, parsed)
+        if names is None and leaf.bases & {'BaseDetDataset', 'BaseSegDataset'}:
+            names = class_names(report, leaf, parsed)
         pictures = _check_parsed(report, cfg, leaf, parsed, names, depth)
     loader = leaf.key.split('_')[0]
     paths = seen.pictures.setdefault(loader, [])
     if not segmentation:
         how = loading(leaf.settings.get('pipeline') or ())
         channels = _channels(cfg)
-        check_pictures(report, pictures, depth.samples, how, channels)
+        check_pictures(
+            report, sample(pictures, depth.files), depth.samples, how, channels
+        )
     paths += [stated.path for stated in pictures]
 
 
@@ -195,7 +201,7 @@ def _check_format(
     if 'CocoDataset' in leaf.bases:
         return check_coco(report, leaf, names)
     if leaf.reads_as('XMLDataset'):
-        return [] if check_voc(report, leaf, names) else None
+        return [] if check_voc(report, leaf, names, depth.files) else None
     own = getattr(leaf.kind, 'METAINFO', {}).get('classes')
     strange = [name for name in names if own and name not in own]
     if 'BaseSegDataset' in leaf.bases and strange:
@@ -221,7 +227,13 @@ def _check_parsed(
         # With a subset of the data set's classes, the files keep the full numbering.
         channels = _channels(cfg)
         paths = check_label_maps(
-            report, leaf, parsed, own or names or (), depth.samples, channels
+            report,
+            leaf,
+            parsed,
+            own or names or (),
+            depth.samples,
+            depth.files,
+            channels,
         )
         return [Stated(path) for path in paths]
     check_left(report, leaf, parsed)
@@ -251,7 +263,9 @@ def _try_pipeline(report: Report, settings: Mapping, key: str) -> None:
     except Exception as error:  # noqa: BLE001
         report.error(
             f'loading fails with {type(error).__name__}: {first_lines(error)}',
-            f'look at {key}.pipeline and the message above',
+            'install the package that the message names'
+            if isinstance(error, ImportError)
+            else f'look at {key}.pipeline and the message above',
         )
         return
     report.fact(f'pipeline tried; {len(dataset)} pictures are used')

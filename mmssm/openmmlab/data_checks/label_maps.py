@@ -49,13 +49,15 @@ def check_label_maps(
     leaf: Leaf,
     parsed: Parsed,
     classes: Sequence[str],
-    samples: int | None,
+    samples: int | None = None,
+    files: int | None = None,
     channels: int | None = None,
 ) -> list[str]:
     """Check one segmentation data set of a config; returns the paths of its pictures.
 
     classes: those of metainfo, or the data set's own.  samples: how many pairs to
-    open, None for all.  channels: how many the model takes, None if unknown.
+    open, files: how many to look for, None for all.  channels: how many the model
+    takes, None if unknown.
     """
     dataset = parsed.dataset
     folders = folders_of(dataset)
@@ -71,7 +73,10 @@ def check_label_maps(
                 "data_prefix=dict(img_path=…, seg_map_path='FOLDER')",
             )
         return pictures
-    pairs = [Pair(e['img_path'], e.get('seg_map_path') or '') for e in parsed.entries]
+    pairs = [
+        Pair(entry['img_path'], entry.get('seg_map_path') or '')
+        for entry in sample(parsed.entries, files)
+    ]
     if not _all_there(report, folders, pairs):
         return pictures
     if folders.map_suffix.lower() in ('.jpg', '.jpeg'):
@@ -81,6 +86,7 @@ def check_label_maps(
             'make the label maps again as PNG and set seg_map_suffix',
         )
         return pictures
+    _check_orphans(report, folders, parsed)
     _check_loading(report, leaf.settings, dataset)
     chosen = sample(pairs, samples)
     values = Values(
@@ -188,6 +194,21 @@ def _explain_unlabelled(
         f'{len(unlabelled)} of {total} pictures have no label map: {some(unlabelled)}',
         fix,
     )
+
+
+def _check_orphans(report: Report, folders: Folders, parsed: Parsed) -> None:
+    """Label maps of a folder whose pictures are not there."""
+    if folders.listed or not os.path.isdir(folders.maps or ''):
+        return
+    used = {os.path.normpath(e.get('seg_map_path') or '') for e in parsed.entries}
+    there = sorted(map(str, Path(folders.maps).rglob(f'*{folders.map_suffix}')))
+    orphans = [path for path in there if os.path.normpath(path) not in used]
+    if orphans:
+        report.warning(
+            f'{len(orphans)} label maps have no picture in {folders.pictures}: '
+            f'{some(orphans)}',
+            'fetch the pictures, or look at img_suffix',
+        )
 
 
 def is_ending(text: str) -> bool:

@@ -55,8 +55,8 @@ def check_values(report: Report, values: Values, classes: Sequence[str]) -> None
             f'label maps hold {expected[0]} and {values.ignored} only, as '
             f'binary masks do: {100 * values.share(values.ignored):.1f} % of the '
             f'pixels have the value {values.ignored}, which is ignored, and '
-            f'{classes[1]!r} is never learned: {values.where[values.ignored]}',
-            f'write 1 in the place of {values.ignored} in every label map',
+            f'{some(classes[1:])} is never learned: {values.where[values.ignored]}',
+            f'write {expected[1]} in the place of {values.ignored} in every label map',
         )
     else:
         _suspect_ignored(report, values, expected, classes, unlabelled)
@@ -74,9 +74,9 @@ def check_values(report: Report, values: Values, classes: Sequence[str]) -> None
 
 
 def _is_binary(values: Values, expected: range, known: Sequence[int]) -> bool:
-    """One class and the ignored value: what was white is meant to be the other."""
+    """The first class and the ignored value: what is white is meant to be another."""
     return (
-        len(expected) == 2
+        len(expected) > 1
         and list(known) == [expected[0]]
         and values.pixels[values.ignored] > 0
     )

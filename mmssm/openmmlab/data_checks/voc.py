@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 from mmssm.openmmlab.data_checks.boxes import BEYOND, EMPTY, Box, sort_boxes
 from mmssm.openmmlab.data_checks.coco import report_boxes
 from mmssm.openmmlab.data_checks.leaves import Leaf, quiet
-from mmssm.openmmlab.data_checks.report import Report, counts, similar, some
+from mmssm.openmmlab.data_checks.report import Report, counts, sample, similar, some
 
 CORNERS = ('xmin', 'ymin', 'xmax', 'ymax')
 EXPECTED = (
@@ -30,8 +30,13 @@ class Objects(NamedTuple):
     difficult: Counter
 
 
-def check_voc(report: Report, leaf: Leaf, classes: Sequence[str]) -> bool:
-    """Check the annotations of an XMLDataset; returns whether it can read them."""
+def check_voc(
+    report: Report, leaf: Leaf, classes: Sequence[str], files: int | None
+) -> bool:
+    """Check the annotations of an XMLDataset; returns whether it can read them.
+
+    files: how many of them to read, None for all.
+    """
     from mmengine.registry import DATASETS
 
     with quiet():
@@ -41,7 +46,7 @@ def check_voc(report: Report, leaf: Leaf, classes: Sequence[str]) -> bool:
     if names is None:
         return False
     folder = os.path.join(dataset.sub_data_root, dataset.ann_subdir)
-    paths = [os.path.join(folder, f'{name}.xml') for name in names]
+    paths = [os.path.join(folder, f'{name}.xml') for name in sample(names, files)]
     report.fact(f'{dataset.ann_file}: {len(names)} pictures; annotations in {folder}')
     missing = [path for path in paths if not os.path.isfile(path)]
     if missing:

@@ -9,7 +9,9 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import RUNNERS
 from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
 
+from mmssm.openmmlab.data_checks.quick import check_before_training, explaining_empty
 from mmssm.openmmlab.engine import configs, mixed_precision
+from mmssm.openmmlab.engine.agreement import check_agreement
 from mmssm.openmmlab.engine.classes import check_classes
 from mmssm.openmmlab.engine.cpu import adapt_to_cpu
 from mmssm.openmmlab.engine.distributed import process_group
@@ -24,6 +26,7 @@ from mmssm.openmmlab.engine.progress import ProgressHook
 from mmssm.openmmlab.engine.randomness import ResumableRandomnessHook
 from mmssm.openmmlab.engine.resuming import resolve_resume
 from mmssm.openmmlab.engine.saving import use_atomic_files
+from mmssm.openmmlab.engine.schedule import prepare_schedule
 from mmssm.openmmlab.errors import UserError
 from mmssm.weights import (
     RELEASED,
@@ -54,11 +57,15 @@ def train(
     amp: str | None = None,
     auto_scale_lr: bool = False,
     resume: str | None = None,
+    fit_schedule: bool = False,
+    skip_checks: bool = False,
 ) -> None:
     """Train as a config says.
 
     amp: kind of mixed precision, see `mixed_precision.enable_amp`; None: the config's.
     resume: 'auto' for the newest complete checkpoint of the work_dir, or a path.
+    fit_schedule: scale warm-up and milestones to the run, see `schedule.fit_schedule`.
+    skip_checks: train whatever a first look at the data finds.
     Raises UserError for what the user can put right.
     """
     use_atomic_files()
@@ -69,6 +76,7 @@ def train(
     check_pretrained(cfg)
     configs.check_backbones(cfg)
     check_classes(cfg, ('train', 'val'))
+    check_agreement(cfg, ('train', 'val'))
     if amp:
         mixed_precision.enable_amp(cfg, amp)
     if cfg.optim_wrapper.get('type') in mixed_precision.WRAPPERS:
@@ -82,9 +90,13 @@ def train(
         CheckpointFitHook(strict=cfg.resume, advice=START_FROM),
     ]
     with process_group(cfg):
+        if not skip_checks:
+            notes += check_before_training(cfg, ('train', 'val'))
         runner = _build_runner(cfg, hooks, notes)
         try:
-            runner.train()
+            with explaining_empty(cfg, ('train', 'val')):
+                prepare_schedule(runner, fit_schedule)
+                runner.train()
         except DownloadError as error:
             raise UserError(str(error)) from error
         _close(runner)
@@ -108,6 +120,7 @@ def evaluate(
     check_paths(cfg, ('test',))
     configs.check_backbones(cfg)
     check_classes(cfg, ('test',))
+    check_agreement(cfg, ('test',))
     if checkpoint == 'official':
         checkpoint = _official(cfg)
     check_exists(checkpoint)
@@ -123,7 +136,10 @@ def evaluate(
     hooks = [CheckpointFitHook(strict=not options.lenient_keys)]
     with process_group(cfg):
         runner = _build_runner(cfg, hooks, [])
-        with mixed_precision.autocast(options.amp):
+        with (
+            mixed_precision.autocast(options.amp),
+            explaining_empty(cfg, ('test',)),
+        ):
             metrics = runner.test()
         _close(runner)
         del runner
