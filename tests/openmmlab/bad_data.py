@@ -101,6 +101,7 @@ class Set:
     def config(self, **changes: object) -> dict:
         pipeline = [dict(type='LoadImageFromFile'), *self.loading, self.packing]
         dataset = dict(self.dataset, data_root=str(self.root), pipeline=pipeline)
+        dataset['serialize_data'] = False  # quicker
         return dict(
             default_scope=self.scope,
             train_dataloader=dict(dataset=dict(dataset, **changes)),

@@ -127,6 +127,8 @@ def _check_leaf(
     report: Report, cfg: Mapping, leaf: Leaf, depth: Depth, seen: Seen, readable: bool
 ) -> None:
     """One dataset: its own format first, then what it parses."""
+    from mmssm.openmmlab.engine.agreement import in_channels
+
     before = report.errors
     names = None
     if _says_names(leaf) or not readable:
@@ -158,10 +160,8 @@ def _check_leaf(
     paths = seen.pictures.setdefault(loader, [])
     if not segmentation:
         how = loading(leaf.settings.get('pipeline') or ())
-        channels = _channels(cfg)
-        check_pictures(
-            report, sample(pictures, depth.files), depth.samples, how, channels
-        )
+        chosen = sample(pictures, depth.files)
+        check_pictures(report, chosen, depth.samples, how, in_channels(cfg))
     paths += [stated.path for stated in pictures]
 
 
@@ -222,10 +222,11 @@ def _check_parsed(
     depth: Depth,
 ) -> list[Stated]:
     """What the dataset has read; returns its pictures."""
+    from mmssm.openmmlab.engine.agreement import ignored_label, in_channels
+
     if 'BaseSegDataset' in leaf.bases:
         own = getattr(leaf.kind, 'METAINFO', {}).get('classes')
         # With a subset of the data set's classes, the files keep the full numbering.
-        channels = _channels(cfg)
         paths = check_label_maps(
             report,
             leaf,
@@ -233,19 +234,14 @@ def _check_parsed(
             own or names or (),
             depth.samples,
             depth.files,
-            channels,
+            in_channels(cfg),
+            ignored_label(cfg),
         )
         return [Stated(path) for path in paths]
     check_left(report, leaf, parsed)
     if 'CocoDataset' not in leaf.bases:
         check_instances(report, leaf, parsed, names)
     return stated_pictures(parsed.entries)
-
-
-def _channels(cfg: Mapping) -> int | None:
-    from mmssm.openmmlab.engine.agreement import in_channels
-
-    return in_channels(cfg)
 
 
 def _try_pipeline(report: Report, settings: Mapping, key: str) -> None:

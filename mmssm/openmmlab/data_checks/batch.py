@@ -98,9 +98,17 @@ def _try_batch(report: Report, cfg: Mapping) -> None:
             'train_dataloader.batch_size=1, or drop_last=False',
         )
         return
+    if 'inputs' not in batch:
+        report.error(
+            f'the pipeline gives no inputs, but {some(sorted(batch))}',
+            'it must end in PackDetInputs (mmdet) or PackSegInputs (mmseg)',
+        )
+        return
     _check_shapes(report, cfg, built.dataset, built.batch_size or 1)
     with _reporting(report, BUILDING):
-        model = revert_sync_batchnorm(MODELS.build(cfg['model'])).train()
+        model = revert_sync_batchnorm(MODELS.build(cfg['model']))
+        model.init_weights()
+        model.train()
     if _check_channels(report, cfg, batch):
         return
     with _reporting(report, PREPARING):

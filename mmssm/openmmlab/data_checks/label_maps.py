@@ -52,12 +52,13 @@ def check_label_maps(
     samples: int | None = None,
     files: int | None = None,
     channels: int | None = None,
+    ignored: int | None = None,
 ) -> list[str]:
     """Check one segmentation data set of a config; returns the paths of its pictures.
 
     classes: those of metainfo, or the data set's own.  samples: how many pairs to
     open, files: how many to look for, None for all.  channels: how many the model
-    takes, None if unknown.
+    takes, ignored: the label that its heads ignore, None if unknown.
     """
     dataset = parsed.dataset
     folders = folders_of(dataset)
@@ -91,7 +92,7 @@ def check_label_maps(
     chosen = sample(pairs, samples)
     values = Values(
         reduce=bool(getattr(dataset, 'reduce_zero_label', False)),
-        ignored=getattr(dataset, 'ignore_index', 255),
+        ignored=getattr(dataset, 'ignore_index', 255) if ignored is None else ignored,
     )
     how = loading(leaf.settings.get('pipeline') or ())
     _check_pairs(report, chosen, how, channels, values)

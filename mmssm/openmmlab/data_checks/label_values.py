@@ -9,13 +9,14 @@ import numpy as np
 
 from mmssm.openmmlab.data_checks.report import Report, counts, some
 
+REDUCED = 255  # what reduce_zero_label writes for 0
 MUCH = 0.5  # of the pixels, from which on ignored ones are worth a word
 
 
 class Values:
     """How often each value occurs in the maps that were opened.
 
-    reduce: reduce_zero_label.  ignored: the value that does not count.
+    reduce: reduce_zero_label.  ignored: the label that the heads do not count.
     pixels, files: value -> how many of them hold it; where: value -> the first file.
     """
 
@@ -60,6 +61,12 @@ def check_values(report: Report, values: Values, classes: Sequence[str]) -> None
         )
     else:
         _suspect_ignored(report, values, expected, classes, unlabelled)
+    if values.reduce and values.ignored != REDUCED and 0 in values.pixels:
+        report.error(
+            f'reduce_zero_label=True makes {REDUCED} of the value 0, but the heads '
+            f'ignore {values.ignored}: {values.where[0]}',
+            f'ignore_index={REDUCED} in the heads',
+        )
     share = [round(100 * values.share(value), 1) for value in known]
     report.fact('% of pixels: ' + counts([classes[v - first] for v in known], share))
     absent = [classes[v - first] for v in expected if v not in values.pixels]

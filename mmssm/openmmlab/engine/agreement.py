@@ -58,6 +58,14 @@ def in_channels(cfg: Mapping) -> int | None:
     return None
 
 
+def ignored_label(cfg: Mapping) -> int | None:
+    """What a segmenter's decode head ignores; None for models without one."""
+    for _, head in _segmentation_heads(cfg):
+        label = head.get('ignore_index', IGNORED)
+        return label if type(label) is int else None
+    return None
+
+
 def _channels(cfg: Mapping) -> Iterator[Conflict]:
     key = 'model.data_preprocessor'
     preprocessor = (cfg.get('model') or {}).get('data_preprocessor') or {}

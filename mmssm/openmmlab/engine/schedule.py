@@ -29,6 +29,7 @@ FITTED = (
     'PolyLR',
     'OneCycleLR',
 )
+NOTHING = 1e-3  # of the optimizer's learning rate
 NEVER = int(1e9)  # mmengine's default for the end of a scheduler
 
 
@@ -47,13 +48,13 @@ class Length(NamedTuple):
 class Course(NamedTuple):
     """Learning rates of a run: at its first and last iteration, and the highest.
 
-    zero_from: the first iteration of those at the end that have the rate 0.
+    idle_from: the first iteration of those at the end with next to no rate.
     """
 
     first: float
     highest: float
     last: float
-    zero_from: int | None
+    idle_from: int | None
 
 
 def prepare_schedule(runner: Runner, fit: bool = False) -> None:
@@ -138,10 +139,10 @@ def describe(
             f'{length.iterations}: the learning rate never leaves '
             f'{100 * course.highest / rate:.3g} % of {rate:.3g}',
         )
-    if course.zero_from is not None and course.zero_from < 0.95 * length.iterations:
+    if course.idle_from is not None and course.idle_from < 0.95 * length.iterations:
         concerns.append(
-            f'the learning rate is 0 from iteration {course.zero_from} of '
-            f'{length.iterations} on: the rest of the run changes nothing'
+            f'the learning rate is below {NOTHING * rate:.3g} from iteration '
+            f'{course.idle_from} of {length.iterations} on: the rest changes nothing'
         )
     if concerns:
         concerns[-1] += (
@@ -172,9 +173,10 @@ def simulate(schedulers: Sequence[Mapping], rate: float, length: Length) -> Cour
                 for scheduler in passes:
                     scheduler.step()
             rates.append(group['lr'])
-    zeros = next((i for i, r in enumerate(reversed(rates)) if r != 0), len(rates))
-    zero_from = len(rates) - zeros if zeros else None
-    return Course(rates[0], max(rates), rates[-1], zero_from)
+    moving = (i for i, r in enumerate(reversed(rates)) if r > NOTHING * rate)
+    idle = next(moving, len(rates))
+    idle_from = len(rates) - idle if idle else None
+    return Course(rates[0], max(rates), rates[-1], idle_from)
 
 
 def _build(
