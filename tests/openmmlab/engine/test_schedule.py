@@ -154,6 +154,7 @@ def prepared(tmp_path, monkeypatch, planned):
     cfg = Config.fromfile(toy.write_config(tmp_path, 'epochs'))
     cfg.work_dir = str(tmp_path / 'work')
     cfg.custom_hooks = []
+    cfg.experiment_name = tmp_path.name  # a log of its own
     cfg.param_scheduler = planned
     return Runner.from_cfg(cfg)
 
