@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -73,10 +74,15 @@ def _class_of(settings: Mapping, key: str) -> type:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without what the libraries print and warn of while they read files."""
+    """Without what the libraries print, log and warn of while they read files."""
+    level = logging.root.manager.disable
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        yield
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(level)
 
 
 def class_names(
