@@ -12,6 +12,7 @@ from openmmlab.engine import tiny
 from PIL import Image
 
 from mmssm.openmmlab.data_checks import batch
+from mmssm.openmmlab.data_checks.batch_contents import check_losses
 from mmssm.openmmlab.data_checks.report import Report
 
 
@@ -203,11 +204,11 @@ def test_losses_that_are_not_finite():
         loss_cls=torch.tensor(1.0),
         loss_bbox=[torch.tensor(1.0), torch.tensor(float('nan'))],
     )
-    batch._check_losses(report, losses, dict(data_samples=samples))
+    check_losses(report, losses, dict(data_samples=samples))
     (finding,) = report.findings
     assert 'not finite: loss_bbox, for 0.jpg, 1.jpg' in finding.what
     zero = dict(loss_ce=torch.tensor(0.0), acc=torch.tensor(50.0))
-    batch._check_losses(report, zero, {})
+    check_losses(report, zero, {})
     assert 'every loss is 0' in report.findings[1].what
 
 

@@ -10,7 +10,7 @@ from mmengine.config import Config
 from openmmlab.engine import tiny
 from PIL import Image
 
-from mmssm.openmmlab import cli, data_checks
+from mmssm.openmmlab import cli
 from mmssm.openmmlab.data_checks import quick
 from mmssm.openmmlab.errors import UserError
 
@@ -134,7 +134,7 @@ def test_large_annotation_files_are_left_to_the_command(folder, monkeypatch):
     (folder / 'data/boxes.json').write_text('damaged')
     with pytest.raises(UserError, match='not readable as JSON'):
         quick.check_before_training(cfg, ('train',))
-    monkeypatch.setattr(quick, 'QUICK', data_checks.QUICK._replace(largest=5))
+    monkeypatch.setattr(quick, 'QUICK', quick.QUICK._replace(largest=5))
     assert quick.check_before_training(cfg, ('train',)) == []
 
 

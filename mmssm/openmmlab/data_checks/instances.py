@@ -11,8 +11,8 @@ import numpy as np
 from mmssm.openmmlab.data_checks.boxes import BEYOND, Box, is_number, sort_boxes
 from mmssm.openmmlab.data_checks.coco import report_boxes
 from mmssm.openmmlab.data_checks.leaves import Leaf, Parsed
-from mmssm.openmmlab.data_checks.masks import FIXES, WORDS, mask_fault
-from mmssm.openmmlab.data_checks.pictures import Stated
+from mmssm.openmmlab.data_checks.masks import REMEDIES, WORDS, mask_fault
+from mmssm.openmmlab.data_checks.picture_files import Stated
 from mmssm.openmmlab.data_checks.report import Report, counts, some
 
 
@@ -159,5 +159,5 @@ def _check_masks(report: Report, place: str, found: Sequence[Instance]) -> None:
         report.error(
             f'{place}: {len(names)} of {len(found)} objects have {WORDS[kind]}: '
             f'{some(names)}',
-            FIXES[kind],
+            REMEDIES[kind],
         )

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from mmssm.openmmlab.data_checks.boxes import is_number
 
-FIXES = dict(
+REMEDIES = dict(
     absent='add the masks, or train a detector without masks (with_mask=False and no '
     'mask head)',
     flat='a segmentation is a list of polygons: [[x1, y1, x2, y2, x3, y3, …]], with '

@@ -10,20 +10,16 @@ import numpy as np
 
 from mmssm.openmmlab.data_checks import coco_file
 from mmssm.openmmlab.data_checks.boxes import BEYOND, Box, from_extent, sort_boxes
-from mmssm.openmmlab.data_checks.coco import (
-    THINNEST,
+from mmssm.openmmlab.data_checks.coco import THINNEST, report_boxes
+from mmssm.openmmlab.data_checks.coco_entries import (
     Coco,
     check_categories,
     index_images,
-    report_boxes,
 )
 from mmssm.openmmlab.data_checks.coco_file import CATEGORIES, ID, Field, read_coco
 from mmssm.openmmlab.data_checks.leaves import Leaf
-from mmssm.openmmlab.data_checks.pictures import (
-    Stated,
-    read_label_map,
-    report_unreadable,
-)
+from mmssm.openmmlab.data_checks.picture_files import Stated, report_unreadable
+from mmssm.openmmlab.data_checks.pictures import read_label_map
 from mmssm.openmmlab.data_checks.report import Report, sample, some
 
 ANNOTATIONS = (

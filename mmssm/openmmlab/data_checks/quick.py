@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 
-from mmssm.openmmlab.data_checks import QUICK, check
+from mmssm.openmmlab.data_checks import check
 from mmssm.openmmlab.data_checks.leaves import first_lines
+from mmssm.openmmlab.data_checks.one_dataset import QUICK
 from mmssm.openmmlab.data_checks.report import ERROR, Finding, Report
 from mmssm.openmmlab.errors import UserError
 

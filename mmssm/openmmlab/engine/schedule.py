@@ -13,36 +13,18 @@ from mmengine.optim import _ParamScheduler
 from mmengine.registry import PARAM_SCHEDULERS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
+from mmssm.openmmlab.engine.schedule_fit import (
+    WARM_UP,
+    Length,
+    fit_schedule,
+    kind_of,
+    span_of,
+    unit_of,
+    warm_up_of,
+)
 from mmssm.openmmlab.errors import UserError
 
-WARM_UP = ('LinearLR', 'ConstantLR')
-LONGEST_WARM_UP = 0.1  # of a run, in a schedule that is made to fit
-LAST_MILESTONE = 0.9  # of a run, where the plan does not say how long it was to be
-# arguments of schedulers that are spans in iterations or epochs
-SPANS = ('T_max', 'step_size', 'periods', 'total_steps')
-FITTED = (
-    *WARM_UP,
-    'MultiStepLR',
-    'StepLR',
-    'CosineAnnealingLR',
-    'CosineRestartLR',
-    'PolyLR',
-    'OneCycleLR',
-)
 NOTHING = 1e-3  # of the optimizer's learning rate
-NEVER = int(1e9)  # mmengine's default for the end of a scheduler
-
-
-class Length(NamedTuple):
-    """iterations: of the whole run.  per_epoch: of one pass over the data.
-
-    epochs: how many, None in loops that count iterations, where schedulers that count
-    epochs never act.
-    """
-
-    iterations: int
-    per_epoch: int
-    epochs: int | None = None
 
 
 class Course(NamedTuple):
@@ -119,7 +101,7 @@ def describe(
     rate: learning rate of the optimizer.
     """
     course = simulate(schedulers, rate, length)
-    warm_up = max((_warm_up(s, length) for s in schedulers), default=0)
+    warm_up = max((warm_up_of(s, length) for s in schedulers), default=0)
     passes = length.iterations / length.per_epoch
     line = (
         f'schedule: {length.iterations} iterations ({passes:.3g} passes over the data)'
@@ -193,36 +175,10 @@ def _build(
     return PARAM_SCHEDULERS.build(settings, default_args=extra)
 
 
-def _unit(scheduler: Mapping, length: Length) -> int:
-    """Iterations in one of the steps that a scheduler counts."""
-    return length.per_epoch if scheduler.get('by_epoch', True) else 1
-
-
-def _span(scheduler: Mapping, length: Length) -> tuple[int, int]:
-    """Begin and end in iterations; an end that is not given is that of the run."""
-    unit = _unit(scheduler, length)
-    end = scheduler.get('end')
-    end = length.iterations if end is None or end >= NEVER else end * unit
-    return scheduler.get('begin', 0) * unit, end
-
-
-def _kind(scheduler: Mapping) -> str:
-    kind = scheduler.get('type')
-    return str(getattr(kind, '__name__', kind)).split('.')[-1]
-
-
-def _warm_up(scheduler: Mapping, length: Length) -> int:
-    """Iterations until a scheduler has raised the rate from the start; 0 for others."""
-    begin, end = _span(scheduler, length)
-    low = scheduler.get('start_factor', scheduler.get('factor', 1 / 3))
-    rises = _kind(scheduler) in WARM_UP and low < scheduler.get('end_factor', 1.0)
-    return end if rises and begin == 0 else 0
-
-
 def _beyond(scheduler: Mapping, length: Length) -> Iterator[str]:
     """What of a scheduler lies beyond the end of the run."""
-    kind, unit = _kind(scheduler), _unit(scheduler, length)
-    begin, end = _span(scheduler, length)
+    kind, unit = kind_of(scheduler), unit_of(scheduler, length)
+    begin, end = span_of(scheduler, length)
     ignored = scheduler.get('by_epoch', True) and length.epochs is None
     if ignored and not scheduler.get('convert_to_iter_based'):
         yield (
@@ -245,83 +201,3 @@ def _beyond(scheduler: Mapping, length: Length) -> Iterator[str]:
             f'{kind} is to end at iteration {end}, but the run has '
             f'{length.iterations}: the learning rate stops on the way'
         )
-
-
-def fit_schedule(schedulers: Sequence[Mapping], length: Length) -> list[dict]:
-    """Schedulers whose positions are those of the plan, scaled to the run.
-
-        p' = p * run / plan,   warm-up' = min(warm-up, run / 10)
-    The plan ends where the last scheduler does; what follows the warm-up begins at the
-    new end of it.  Schedulers that change count iterations.
-    Raises UserError for a kind of scheduler that cannot be scaled.
-    """
-    for scheduler in schedulers:
-        if _kind(scheduler) not in FITTED:
-            raise UserError(
-                f'--fit-schedule does not know {_kind(scheduler)} (it knows '
-                f'{", ".join(FITTED)}); write its settings for this run yourself'
-            )
-    warm_up = max((_warm_up(s, length) for s in schedulers), default=0)
-    others = [s for s in schedulers if not _warm_up(s, length)]
-    plan = max((_plan(s, length) for s in others), default=length.iterations)
-    longest = max(1, round(LONGEST_WARM_UP * length.iterations))
-    scale = _Scale(length, plan, warm_up, min(warm_up, longest))
-    return [scale.fitted(s) for s in schedulers]
-
-
-def _plan(scheduler: Mapping, length: Length) -> int:
-    """Iterations of the run that a scheduler was written for."""
-    end = scheduler.get('end')
-    if end is not None and end < NEVER:
-        return end * _unit(scheduler, length)
-    last = max(scheduler.get('milestones', (0,))) * _unit(scheduler, length)
-    if last >= length.iterations:
-        return round(last / LAST_MILESTONE)
-    return length.iterations
-
-
-class _Scale(NamedTuple):
-    """From a plan of so many iterations to the run; the warm-up from old to new."""
-
-    length: Length
-    plan: int
-    old: int
-    new: int
-
-    def position(self, place: float) -> int:
-        if place == 0:
-            return 0
-        if place == self.old:
-            return self.new
-        if place >= self.plan:
-            return self.length.iterations
-        return max(self.new + 1, self.span(place))
-
-    def span(self, iterations: float) -> int:
-        return max(1, round(iterations * self.length.iterations / self.plan))
-
-    def fitted(self, scheduler: Mapping) -> dict:
-        unit = _unit(scheduler, self.length)
-        acts = self.length.epochs is not None or unit == 1
-        same = self.plan == self.length.iterations and self.old == self.new
-        if same and acts:
-            return dict(scheduler)
-        found = dict(scheduler, by_epoch=False)
-        found.pop('convert_to_iter_based', None)
-        begin, end = _span(scheduler, self.length)
-        found['begin'] = self.position(begin)
-        found['end'] = max(found['begin'] + 1, self.position(end))
-        if 'milestones' in scheduler:
-            places = {self.position(m * unit) for m in scheduler['milestones']}
-            found['milestones'] = sorted(places)
-        for name in SPANS:
-            if scheduler.get(name) is None:
-                continue
-            value = scheduler[name]
-            if isinstance(value, Sequence):
-                found[name] = [self.span(part * unit) for part in value]
-            elif value * unit == end - begin:
-                found[name] = found['end'] - found['begin']
-            else:
-                found[name] = self.span(value * unit)
-        return found
