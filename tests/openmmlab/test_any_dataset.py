@@ -202,6 +202,14 @@ def test_wrappers_that_do_not_go_together(tmp_path):
     assert findings(dict(type='ConcatDataset', datasets=[sound, sound])) == []
 
 
+def test_objects_that_are_all_too_small(tmp_path):
+    data = bad_data.Voc(tmp_path)
+    dataset = data.config()['train_dataloader']['dataset']
+    dataset['filter_cfg'] = dict(bbox_min_size=100)
+    (finding,) = findings(dataset)
+    assert 'all 3 objects are to be ignored' in finding.what
+
+
 def test_faults_inside_of_wrappers(tmp_path):
     data = bad_data.Voc(tmp_path)
     data.write(x2=BOX[0])

@@ -291,6 +291,25 @@ def test_voc_names_and_lists(tmp_path):
     assert f'{NAMES[0]}.jpg.xml' in text
 
 
+def test_voc_classes_without_objects_are_told_once(tmp_path):
+    data = FORMATS['voc'](tmp_path)
+    for name in NAMES:
+        data.write(tmp_path / f'Annotations/{name}.xml')
+    (finding,) = findings(data.config())
+    assert 'classes without a single object: bee' in finding.what
+
+
+def test_some_voc_files_of_many(tmp_path):
+    """A look at a part of the files leaves the rest, and the parsing, alone."""
+    data = FORMATS['voc'](tmp_path)
+    data.write(tmp_path / f'Annotations/{NAMES[1]}.xml', x2=BOX[0])
+    report = Report(silent=True)
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        check(ConfigDict(data.config()), Depth(files=1, pipeline=False), report)
+    assert [f.kind for f in report.findings] == ['warning']
+    found(data.config(), 'make loss_bbox NaN')
+
+
 def test_voc_objects_that_are_all_difficult(tmp_path):
     data = FORMATS['voc'](tmp_path)
     for path in (tmp_path / 'Annotations').iterdir():

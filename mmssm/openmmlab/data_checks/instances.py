@@ -65,7 +65,6 @@ def check_instances(
             'boxes are (x1, y1, x2, y2) in pixels; look at them',
         )
     _check_labels(report, place, found, classes)
-    _check_flags(report, leaf, found)
     if any(step.get('with_mask') for step in leaf.settings.get('pipeline') or ()):
         _check_masks(report, place, found)
 
@@ -138,12 +137,16 @@ def _check_labels(
         )
 
 
-def _check_flags(report: Report, leaf: Leaf, found: Sequence[Instance]) -> None:
-    if not leaf.settings.get('test_mode') and all(
-        i.values.get('ignore_flag') for i in found
-    ):
+def check_flags(report: Report, leaf: Leaf, parsed: Parsed) -> None:
+    """Some object is left for training that does not count as a crowd."""
+    flags = [
+        bool(instance.values.get('ignore_flag'))
+        for instance in _instances(parsed.entries)
+        if isinstance(instance.values, Mapping)
+    ]
+    if flags and all(flags) and not leaf.settings.get('test_mode'):
         report.error(
-            f'{leaf.key}: all {len(found)} objects are to be ignored (ignore_flag: '
+            f'{leaf.key}: all {len(flags)} objects are to be ignored (ignore_flag: '
             'crowds, difficult or too small): nothing can be learned',
             'look at their flags in the annotations, and at filter_cfg',
         )

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from mmssm.openmmlab.data_checks.coco import check_coco
 from mmssm.openmmlab.data_checks.instances import (
+    check_flags,
     check_instances,
     check_left,
     stated_pictures,
@@ -168,6 +169,7 @@ def _check_parsed(
         )
         return [Stated(path) for path in paths]
     check_left(report, leaf, parsed)
-    if 'CocoDataset' not in leaf.bases:
+    check_flags(report, leaf, parsed)
+    if not (leaf.reads_as('XMLDataset') or 'CocoDataset' in leaf.bases):
         check_instances(report, leaf, parsed, names)
     return stated_pictures(parsed.entries)

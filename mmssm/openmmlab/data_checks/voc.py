@@ -33,9 +33,10 @@ class Objects(NamedTuple):
 def check_voc(
     report: Report, leaf: Leaf, classes: Sequence[str], files: int | None
 ) -> bool:
-    """Check the annotations of an XMLDataset; returns whether it can read them.
+    """Check the annotations of an XMLDataset.
 
     files: how many of them to read, None for all.
+    Returns whether all of them were read and the dataset can read them, too.
     """
     from mmengine.registry import DATASETS
 
@@ -56,7 +57,7 @@ def check_voc(
             ' correct it, data_prefix.sub_data_root or ann_subdir',
         )
         return False
-    return check_files(report, paths, classes)
+    return check_files(report, paths, classes) and len(paths) == len(names)
 
 
 def _listed(report: Report, path: str) -> list[str] | None:
