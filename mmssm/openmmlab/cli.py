@@ -78,6 +78,16 @@ def _train(name: str, argv: Sequence[str] | None) -> None:
         help='what a loss that is not finite does: stop and save its batch (default), '
         'skip the step, or warn',
     )
+    parser.add_argument(
+        '--fit-schedule',
+        action='store_true',
+        help='scale warm-up, milestones and ends of param_scheduler to the run',
+    )
+    parser.add_argument(
+        '--skip-checks',
+        action='store_true',
+        help='train whatever a first look at the data finds',
+    )
     args = _parse(parser, argv)
 
     from mmssm.openmmlab.engine import configs, explaining, running
@@ -91,6 +101,8 @@ def _train(name: str, argv: Sequence[str] | None) -> None:
             auto_scale_lr=args.auto_scale_lr,
             resume=args.resume,
             on_nan=args.on_nan,
+            fit_schedule=args.fit_schedule,
+            skip_checks=args.skip_checks,
             arguments=sys.argv[1:] if argv is None else argv,
         )
 
@@ -147,6 +159,12 @@ def _check_data(name: str, argv: Sequence[str] | None) -> int:
         '--samples', type=int, default=200, help='files to open in each dataset (200)'
     )
     parser.add_argument('--all', action='store_true', help='open every file')
+    parser.add_argument(
+        '--skip-batch',
+        action='store_true',
+        help='do not carry a batch through the model, which takes a while if it is '
+        'large',
+    )
     args = parser.parse_args(argv)
 
     from mmssm.openmmlab.engine.configs import read_config
@@ -157,9 +175,10 @@ def _check_data(name: str, argv: Sequence[str] | None) -> int:
     from mmssm.openmmlab.engine.config_keys import check_config
     from mmssm.openmmlab.engine.explaining import explained
 
+    samples = None if args.all else args.samples
     with explained(cfg):
         check_config(cfg)
-        return data_checks.run(cfg, None if args.all else args.samples)
+        return data_checks.run(cfg, samples, batch=not args.skip_batch)
 
 
 def _flops(name: str, argv: Sequence[str] | None) -> None:

@@ -91,9 +91,14 @@ def load_weights(
         report.mismatched,
     )
     if any(refused):
+        advice = 'Keys that may differ go into allow_missing and allow_unexpected'
+        if refused.mismatched:
+            advice = (
+                'Shapes may not differ: build the model that the weights are of (only '
+                'another in_channels is adapted)'
+            )
         raise ValueError(
-            f'the weights do not fit {type(module).__name__}: {refused}. Keys that '
-            'may differ go into allow_missing and allow_unexpected'
+            f'the weights do not fit {type(module).__name__}: {refused}. {advice}'
         )
     unexpected = {*report.unexpected}
     module.load_state_dict(

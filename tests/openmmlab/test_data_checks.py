@@ -41,7 +41,7 @@ def findings(data, capsys):
         cfg = Config.fromfile(ROOT / 'configs/demo' / CONFIGS[scope])
         cfg.merge_from_dict({k.replace('__', '.'): v for k, v in options.items()})
         with DefaultScope.overwrite_default_scope(scope):
-            report = data_checks.check(cfg, samples)
+            report = data_checks.check(cfg, data_checks.Depth(samples))
         return report.errors, report.warnings, capsys.readouterr().out
 
     return run
@@ -168,7 +168,7 @@ def _no_objects(coco):
     [
         (_cut, 'not readable as JSON'),
         (_no_list, 'has no list categories'),
-        (_bare_image, 'lacks width'),
+        (_bare_image, 'lack width'),
         (_same_id, '1 pictures have the id of another'),
         (_plural, "the file has 'stars'"),
         (_reversed, 'another order'),
@@ -295,7 +295,7 @@ def _relabel(data, change):
         (lambda m: m + 40, 'values outside of the'),
         (lambda m: np.stack([m] * 3, axis=-1), 'colours instead of class numbers'),
         (lambda m: m[:-1], 'differ in size'),
-        (lambda m: m.astype(np.uint16) * 300, 'above 255'),
+        (lambda m: m.astype(np.uint16) * 300, 'outside of 0 to 255'),
         (lambda m: np.full_like(m, 255), 'no opened label map has a labelled pixel'),
     ],
 )

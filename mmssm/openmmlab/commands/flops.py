@@ -63,7 +63,7 @@ def sizes(cfg: 'Config', shape: tuple[int, int] | None = None) -> Sizes:
 
 def measure(model: nn.Module, backbone: nn.Module, shape: tuple[int, int]) -> Sizes:
     """Of a model and of its backbone."""
-    images = torch.zeros(1, 3, *shape)
+    images = torch.zeros(1, channels(backbone), *shape)
     with counting() as read, torch.no_grad():
         model.eval()(images)
     return Sizes(
@@ -73,6 +73,12 @@ def measure(model: nn.Module, backbone: nn.Module, shape: tuple[int, int]) -> Si
         read(),
         count_macs(backbone, images.shape),
     )
+
+
+def channels(backbone: nn.Module) -> int:
+    """How many channels its first convolution takes; 3 for networks without one."""
+    convolutions = (m for m in backbone.modules() if isinstance(m, nn.Conv2d))
+    return next((m.in_channels for m in convolutions), 3)
 
 
 def build(
@@ -175,9 +181,10 @@ def print_table(model: nn.Module, shape: tuple[int, int], depth: int) -> None:
     outside = 'model.' if isinstance(model, OneImage) else ''
     # a detector looks at its proposals, which have no values on 'meta'
     device = 'cpu' if outside else 'meta'
+    taken = channels(model.model.backbone if outside else model)
     rows = [
         row._replace(name=row.name.removeprefix(outside))
-        for row in macs_per_module(model, (1, 3, *shape), device)
+        for row in macs_per_module(model, (1, taken, *shape), device)
         if row.name.startswith(outside)
     ]
     shown = [row for row in rows if row.name.count('.') < depth]

@@ -2,150 +2,140 @@
 
 from __future__ import annotations
 
-import os
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mmssm.openmmlab.data_checks.pictures import read_label_map, read_picture
-from mmssm.openmmlab.data_checks.report import Report, counts, sample, some
-
-# What mmseg's BaseSegDataset assumes; its subclasses have defaults of their own.
-DEFAULTS = dict(
-    img_suffix='.jpg', seg_map_suffix='.png', reduce_zero_label=False, ignore_index=255
+from mmssm.openmmlab.data_checks.label_files import (
+    Pair,
+    all_there,
+    check_orphans,
+    explain_empty,
+    folders_of,
 )
+from mmssm.openmmlab.data_checks.label_values import Values, check_values
+from mmssm.openmmlab.data_checks.leaves import Leaf, Parsed
+from mmssm.openmmlab.data_checks.picture_files import (
+    check_contents,
+    is_ambiguous,
+    report_turned,
+    report_unreadable,
+)
+from mmssm.openmmlab.data_checks.pictures import (
+    Loading,
+    Picture,
+    loading,
+    read_label_map,
+    read_picture,
+)
+from mmssm.openmmlab.data_checks.report import Report, sample, some
 
 
 def check_label_maps(
     report: Report,
-    dataset: Mapping,
+    leaf: Leaf,
+    parsed: Parsed,
     classes: Sequence[str],
-    defaults: Mapping,
-    samples: int | None,
+    samples: int | None = None,
+    files: int | None = None,
+    channels: int | None = None,
+    ignored: int | None = None,
 ) -> list[str]:
     """Check one segmentation data set of a config; returns the paths of its pictures.
 
-    classes: those of metainfo, or the data set's own. defaults: of the data set's
-    constructor. samples: how many pairs to open, None for all.
+    classes: those of metainfo, or the data set's own.  samples: how many pairs to
+    open, files: how many to look for, None for all.  channels: how many the model
+    takes, ignored: the label that its heads ignore, None if unknown.
     """
-    settings = {**DEFAULTS, **defaults, **dataset}
-    root = dataset.get('data_root') or ''
-    prefix = dataset.get('data_prefix') or {}
-    folder = Path(root, prefix.get('img_path', ''))
-    maps = Path(root, prefix.get('seg_map_path', ''))
-    names = list(_names(settings, root, folder))
-    suffix, map_suffix = settings['img_suffix'], settings['seg_map_suffix']
-    pictures = [str(folder / f'{name}{suffix}') for name in names]
-    if not names:
-        _explain_empty(report, folder, suffix)
+    dataset = parsed.dataset
+    folders = folders_of(dataset)
+    pictures = [entry['img_path'] for entry in parsed.entries]
+    if not pictures:
+        explain_empty(report, folders)
         return []
-    report.fact(f'{folder}: {len(names)} pictures; label maps in {maps}')
-    missing = [p for p in pictures if not os.path.isfile(p)]
-    unlabelled = [n for n in names if not (maps / f'{n}{map_suffix}').is_file()]
-    if missing:
-        report.error(
-            f'{len(missing)} of {len(names)} pictures do not exist: {some(missing)}',
-            'ann_file lists names without suffix; correct it, data_prefix.img_path or '
-            'img_suffix',
-        )
-    if unlabelled:
-        _explain_unlabelled(report, maps, map_suffix, unlabelled, len(names))
-    if missing or unlabelled:
+    report.fact(f'{folders.pictures}: {len(pictures)} pictures')
+    if folders.maps is None and not any(e.get('seg_map_path') for e in parsed.entries):
+        if not leaf.settings.get('test_mode'):
+            report.error(
+                f'{leaf.key} names no folder of label maps',
+                "data_prefix=dict(img_path=…, seg_map_path='FOLDER')",
+            )
         return pictures
-    if map_suffix.lower() in ('.jpg', '.jpeg'):
+    pairs = [
+        Pair(entry['img_path'], entry.get('seg_map_path') or '')
+        for entry in sample(parsed.entries, files)
+    ]
+    if not all_there(report, folders, pairs):
+        return pictures
+    if folders.map_suffix.lower() in ('.jpg', '.jpeg'):
         report.error(
-            f'label maps are {map_suffix} files: JPEG changes the values of pixels',
+            f'label maps are {folders.map_suffix} files: JPEG changes the values of '
+            'pixels',
             'make the label maps again as PNG and set seg_map_suffix',
         )
         return pictures
-    pairs = [
-        (folder / f'{name}{suffix}', maps / f'{name}{map_suffix}')
-        for name in sample(names, samples)
-    ]
-    _check_loading(report, settings)
-    _check_pairs(report, pairs, settings, classes)
-    report.fact(f'{len(pairs)} of {len(names)} pairs opened')
+    check_orphans(report, folders, parsed)
+    _check_loading(report, leaf.settings, dataset)
+    chosen = sample(pairs, samples)
+    values = Values(
+        reduce=bool(getattr(dataset, 'reduce_zero_label', False)),
+        ignored=getattr(dataset, 'ignore_index', 255) if ignored is None else ignored,
+    )
+    how = loading(leaf.settings.get('pipeline') or ())
+    _check_pairs(report, chosen, how, channels, values)
+    if values.pixels:
+        check_values(report, values, classes)
+    report.fact(f'{len(chosen)} of {len(pairs)} pairs opened')
     return pictures
 
 
-def _names(settings: Mapping, root: str, folder: Path) -> Iterator[str]:
-    """Names relative to the folder, without suffix."""
-    listed = settings.get('ann_file') and os.path.join(root, settings['ann_file'])
-    if listed and not os.path.isdir(listed):
-        lines = Path(listed).read_text().splitlines()
-        yield from (line.strip() for line in lines)
-        return
-    suffix = settings['img_suffix']
-    for path in sorted(folder.rglob('*')):
-        if path.name.endswith(suffix) and not path.name.startswith('.'):
-            yield str(path.relative_to(folder)).removesuffix(suffix)
-
-
-def _explain_empty(report: Report, folder: Path, suffix: str) -> None:
-    others = Counter(path.suffix for path in folder.rglob('*') if path.is_file())
-    there = ', '.join(f'{number} *{end}' for end, number in others.most_common(3))
-    report.error(
-        f'{folder} has no file that ends in {suffix!r}; it has {there or "no files"}',
-        "set img_suffix to the pictures' ending, or correct data_prefix.img_path",
-    )
-
-
-def _explain_unlabelled(
-    report: Report, maps: Path, suffix: str, unlabelled: Sequence[str], total: int
-) -> None:
-    there = sorted(path.name for path in maps.iterdir())
-    first = unlabelled[0].split('/')[-1]
-    alike = [name for name in there if name.startswith(first)]
-    if alike:
-        fix = f'there is {alike[0]}: seg_map_suffix={alike[0].removeprefix(first)!r}'
-    else:
-        fix = f'name them as the pictures; the folder holds {some(there) or "no files"}'
-    report.error(
-        f'{len(unlabelled)} of {total} pictures have no label map: '
-        f'{some([str(maps / f"{name}{suffix}") for name in unlabelled])}',
-        fix,
-    )
-
-
-def _check_loading(report: Report, settings: Mapping) -> None:
+def _check_loading(report: Report, settings: Mapping, dataset: object) -> None:
+    reduce = getattr(dataset, 'reduce_zero_label', False)
     for step in settings.get('pipeline') or ():
         own = step.get('reduce_zero_label')
-        if own is not None and own != settings['reduce_zero_label']:
+        if own is not None and own != reduce:
             report.error(
-                f'LoadAnnotations has reduce_zero_label={own}, the dataset '
-                f'{settings["reduce_zero_label"]}; mmseg stops at the first picture',
+                f'LoadAnnotations has reduce_zero_label={own}, the dataset {reduce}; '
+                'mmseg stops at the first picture',
                 'set reduce_zero_label in the dataset only',
             )
 
 
 def _check_pairs(
     report: Report,
-    pairs: Sequence[tuple[Path, Path]],
-    settings: Mapping,
-    classes: Sequence[str],
+    pairs: Sequence[Pair],
+    how: Loading,
+    channels: int | None,
+    values: Values,
 ) -> None:
-    broken, coloured, sizes, wide = [], [], [], []
-    pixels, files = Counter(), Counter()
-    for picture_path, map_path in pairs:
-        picture, labels = read_picture(picture_path), read_label_map(map_path)
+    broken, coloured, sizes, wide, turned = [], [], [], [], []
+    good: list[tuple[str, Picture]] = []
+    for pair in pairs:
+        picture = read_picture(pair.picture) if how.known else None
+        labels = read_label_map(pair.labels)
         broken += [found for found in (picture, labels) if isinstance(found, str)]
+        if isinstance(picture, Picture):
+            good.append((pair.picture, picture))
         if isinstance(picture, str) or isinstance(labels, str):
             continue
-        if labels.squeeze().ndim != 2:
-            coloured.append(map_path)
+        if labels.ndim != 2:
+            coloured.append(pair.labels)
             continue
-        labels = labels.squeeze()
-        if picture.size != labels.shape[::-1]:
-            sizes.append(f'{picture_path} {picture.size}, map {labels.shape[::-1]}')
-        if labels.max() > 255:
-            wide.append(map_path)
-        values, numbers = np.unique(labels, return_counts=True)
-        pixels.update(dict(zip(values.tolist(), numbers.tolist(), strict=True)))
-        files.update(values.tolist())
-    if broken:
-        report.error(f'unreadable: {some(broken)}', 'copy these files again')
+        shape = labels.shape[::-1]
+        if picture is not None and shape != how.size(picture):
+            if shape == picture.size:
+                turned.append(f'{pair.picture} (orientation {picture.tag})')
+            else:
+                sizes.append(f'{pair.picture} {how.size(picture)}, map {shape}')
+        elif picture is not None and is_ambiguous(picture, how):
+            turned.append(f'{pair.picture} (orientation {picture.tag})')
+        if not np.can_cast(labels.dtype, np.uint8) and not _fits(labels):
+            wide.append(pair.labels)
+        else:
+            values.add(labels, pair.labels)
+    report_unreadable(report, broken)
+    check_contents(report, good, how, channels)
+    report_turned(report, turned)
     if coloured:
         report.error(
             f'label maps with colours instead of class numbers: {some(coloured)}',
@@ -159,91 +149,18 @@ def _check_pairs(
             'right folder',
         )
     if wide:
+        values.pixels.clear()
         report.error(
-            f'label maps with values above 255, of which mmseg keeps the low 8 bits: '
-            f'{some(wide)}',
+            f'label maps with values outside of 0 to 255, of which mmseg keeps the low '
+            f'8 bits: {some(wide)}',
             'convert them to 8 bits with one number per class',
         )
-    elif pixels:
-        _check_values(report, pixels, files, settings, classes)
 
 
-def _check_values(
-    report: Report,
-    pixels: Counter,
-    files: Counter,
-    settings: Mapping,
-    classes: Sequence[str],
-) -> None:
-    """Values of the files against the classes; pixels and files count each value."""
-    reduce, ignored = settings['reduce_zero_label'], settings['ignore_index']
-    first = 1 if reduce else 0
-    expected = range(first, first + len(classes))
-    unlabelled = {ignored, 0} if reduce else {ignored}
-    strange = sorted(set(pixels) - set(expected) - unlabelled)
-    report.fact(f'values {_ranges(sorted(pixels))}; expected {_span(expected)}')
-    if strange:
-        _explain_strange(report, strange, files, pixels, expected, reduce)
-    elif reduce and expected[-1] not in pixels and files[0] > sum(files.values()) / 10:
-        report.warning(
-            f'reduce_zero_label=True ignores value 0, which is in {files[0]} maps, and '
-            f'value {expected[-1]} ({classes[-1]!r}) never occurs',
-            'if 0 is a class, reduce_zero_label=False',
-        )
-    known = [value for value in expected if value in pixels]
-    total = sum(pixels.values())
-    share = [round(100 * pixels[value] / total, 1) for value in known]
-    report.fact('% of pixels: ' + counts([classes[v - first] for v in known], share))
-    absent = [classes[v - first] for v in expected if v not in pixels]
-    if absent and not strange:
-        report.warning(
-            f'classes that none of the opened maps has: {some(absent)}',
-            'open all of them (--all); if it stays so, drop the classes or look for an '
-            'offset in the values',
-        )
-    if not known:
-        report.error('no opened label map has a labelled pixel', 'see the values above')
-
-
-def _explain_strange(
-    report: Report,
-    strange: Sequence[int],
-    files: Counter,
-    pixels: Counter,
-    expected: range,
-    reduce: bool,
-) -> None:
-    what = (
-        f'values outside of the {len(expected)} classes: {_ranges(strange)}, in up to '
-        f'{max(files[value] for value in strange)} maps; training stops there or, on a '
-        'GPU, dies with a device-side assert'
-    )
-    if not reduce and strange == [len(expected)] and not pixels[0]:
-        fix = 'the values begin at 1: reduce_zero_label=True'
-    elif not reduce and strange == [len(expected)]:
-        fix = (
-            f'there are {len(expected) + 1} values: if 0 means unlabelled, '
-            'reduce_zero_label=True; if it is a class such as background, name it '
-            'first in metainfo.classes and raise num_classes'
-        )
-    else:
-        fix = (
-            'name every class in metainfo.classes, or convert the maps: 0, 1, 2, … in '
-            'the order of the classes, 255 for what is not to count'
-        )
-    report.error(what, fix)
-
-
-def _ranges(values: Sequence[int]) -> str:
-    """'0-3, 7, 255' for sorted values."""
-    groups: list[list[int]] = []
-    for value in values:
-        if groups and value == groups[-1][-1] + 1:
-            groups[-1].append(value)
-        else:
-            groups.append([value])
-    return ', '.join(str(g[0]) if len(g) == 1 else f'{g[0]}-{g[-1]}' for g in groups)
-
-
-def _span(expected: range) -> str:
-    return f'{expected[0]}-{expected[-1]}'
+def _fits(labels: np.ndarray) -> bool:
+    """Whether every value is a whole number of 8 bits."""
+    if labels.size == 0:
+        return True
+    if labels.min() < 0 or labels.max() > 255:
+        return False
+    return bool((labels == labels.astype(np.uint8)).all())

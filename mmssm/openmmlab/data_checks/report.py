@@ -4,31 +4,62 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from difflib import get_close_matches
+from typing import NamedTuple
+
+WARNING, ERROR = 'warning', 'ERROR'
+
+
+class Finding(NamedTuple):
+    """place: the heading under which it was found.  kind: WARNING or ERROR."""
+
+    place: str
+    kind: str
+    what: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f'{self.kind}: {self.what}\n    Fix: {self.fix}'
 
 
 class Report:
-    """Prints findings as they come and counts them."""
+    """Keeps the findings in the order in which they come.
 
-    def __init__(self) -> None:
-        self.errors = 0
-        self.warnings = 0
+    silent: collect them without printing.
+    """
+
+    def __init__(self, silent: bool = False) -> None:
+        self.silent = silent
+        self.place = ''
+        self.findings: list[Finding] = []
+
+    @property
+    def errors(self) -> int:
+        return sum(finding.kind == ERROR for finding in self.findings)
+
+    @property
+    def warnings(self) -> int:
+        return len(self.findings) - self.errors
 
     def heading(self, text: str) -> None:
-        print(f'\n{text}')
+        self.place = text
+        self._print(f'\n{text}')
 
     def fact(self, text: str) -> None:
-        print(f'  {text}')
+        self._print(f'  {text}')
 
     def warning(self, what: str, fix: str) -> None:
-        self.warnings += 1
-        self._print('warning', what, fix)
+        self._add(Finding(self.place, WARNING, what, fix))
 
     def error(self, what: str, fix: str) -> None:
-        self.errors += 1
-        self._print('ERROR', what, fix)
+        self._add(Finding(self.place, ERROR, what, fix))
 
-    def _print(self, kind: str, what: str, fix: str) -> None:
-        print(f'  {kind}: {what}\n    Fix: {fix}')
+    def _add(self, finding: Finding) -> None:
+        self.findings.append(finding)
+        self._print(f'  {finding}')
+
+    def _print(self, text: str) -> None:
+        if not self.silent:
+            print(text)
 
 
 def some(items: Collection, limit: int = 3) -> str:
@@ -68,7 +99,9 @@ def similar(name: str, names: Sequence[str]) -> str | None:
 
 def counts(names: Sequence[str], numbers: Sequence[int]) -> str:
     """Names with their numbers, most frequent first, shortened when there are many."""
-    pairs = sorted(zip(names, numbers, strict=True), key=lambda pair: -pair[1])
+    pairs = sorted(
+        zip(map(str, names), numbers, strict=True), key=lambda pair: -pair[1]
+    )
     shown = [f'{name} {number}' for name, number in pairs]
     if len(shown) > 24:
         shown = [*shown[:12], '…', *shown[-8:]]

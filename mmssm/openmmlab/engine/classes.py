@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
@@ -10,7 +11,34 @@ from mmssm.openmmlab.errors import UserError
 
 # those whose num_classes is the number of the data's classes in every detector and
 # segmenter; heads for regions, points or stuff have numbers of their own
-HEADS = ('bbox_head', 'mask_head', 'decode_head')
+HEADS = ('bbox_head', 'mask_head', 'decode_head', 'auxiliary_head')
+OTHER_TASKS = ('STDCHead',)  # auxiliary heads that tell edges from the rest
+CLASSES, THINGS, STUFF = 'classes', 'things', 'stuff'
+# what a head counts, by the name of its argument
+COUNTED = dict(num_classes=CLASSES, num_things_classes=THINGS, num_stuff_classes=STUFF)
+
+
+class Head(NamedTuple):
+    """key: of the config, such as model.decode_head.num_classes.  counts: what of."""
+
+    key: str
+    number: int
+    counts: str
+
+
+class Named(NamedTuple):
+    """The classes of a dataset; of a panoptic one their division, too."""
+
+    key: str
+    names: Sequence[str]
+    things: int | None = None
+    stuff: int | None = None
+
+    def number(self, counts: str) -> int | None:
+        """How many a head must have that counts this; None: that cannot be said."""
+        if counts == STUFF:
+            return self.stuff
+        return len(self.names) if self.things is None else self.things
 
 
 def check_classes(cfg: Config, loaders: Sequence[str]) -> None:
@@ -20,42 +48,75 @@ def check_classes(cfg: Config, loaders: Sequence[str]) -> None:
     Data that does not name its classes is passed over; classes that are a text, and
     not the name of a file with one name in a line, raise UserError, too.
     """
-    heads = list(_heads(cfg.get('model'), 'model'))
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine'):
         for loader in loaders:
             if None in (cfg.get(f'{loader}_dataloader'), cfg.get(f'{loader}_cfg')):
                 continue
             dataset = cfg[f'{loader}_dataloader']['dataset']
-            for key, names in _classes(dataset, f'{loader}_dataloader.dataset'):
-                for head, number in heads:
-                    if number != len(names):
-                        raise UserError(_differ(head, number, key, names))
+            for named in _classes(dataset, f'{loader}_dataloader.dataset'):
+                for what, fix in conflicts(cfg, named):
+                    raise UserError(f'{what}. Set one of them: --cfg-options {fix}')
 
 
-def _differ(head: str, number: int, key: str, names: Sequence[str]) -> str:
-    first = ', '.join(map(str, names[:3])) + (', …' if len(names) > 3 else '')
-    return (
-        f'{head} is {number}, but {key} has {len(names)} classes ({first}). Set one of '
-        f'them: --cfg-options {head}={len(names)}, or metainfo.classes of the dataset; '
-        'a background counts in segmentation if it is one of the classes, and never in '
-        'detection'
-    )
+def conflicts(cfg: Mapping, named: Named) -> Iterator[tuple[str, str]]:
+    """(what, fix) for every head whose number is not that of the data."""
+    first = ', '.join(map(str, named.names[:3]))
+    first += ', …' if len(named.names) > 3 else ''
+    for head in heads(cfg.get('model')):
+        expected = named.number(head.counts)
+        if expected is None or head.number == expected:
+            continue
+        counted = CLASSES if named.things is None else THINGS
+        counted = STUFF if head.counts == STUFF else counted
+        yield (
+            f'{head.key} is {head.number}, but {named.key} has {expected} {counted} '
+            f'({first})',
+            f'{head.key}={expected}, or metainfo.classes of the dataset; a background '
+            'counts in segmentation if it is one of the classes, never in detection',
+        )
 
 
-def _heads(node: object, key: str) -> Iterator[tuple[str, int]]:
+def heads(node: object, key: str = 'model') -> Iterator[Head]:
+    """Every head of a config's model that tells the data's classes apart."""
     if isinstance(node, Mapping):
+        place = key.split('.')[-1].split('[')[0]
         for name, part in node.items():
-            if name == 'num_classes' and isinstance(part, int):
-                if key.split('.')[-1].split('[')[0] in HEADS:
-                    yield f'{key}.{name}', part
+            if name in COUNTED and type(part) is int:
+                if name != 'num_classes' or (
+                    place in HEADS and node.get('type') not in OTHER_TASKS
+                ):
+                    yield Head(f'{key}.{name}', part, COUNTED[name])
             else:
-                yield from _heads(part, f'{key}.{name}')
+                yield from heads(part, f'{key}.{name}')
     elif isinstance(node, list | tuple):
         for index, part in enumerate(node):
-            yield from _heads(part, f'{key}[{index}]')
+            yield from heads(part, f'{key}[{index}]')
 
 
-def _classes(dataset: Mapping, key: str) -> Iterator[tuple[str, Sequence[str]]]:
+def named_classes(dataset: Mapping, key: str) -> Named | None:
+    """The classes of a dataset that wraps no other; None where it does not name them.
+
+    Raises UserError for classes that are a text.
+    """
+    kind = dataset.get('type')
+    with DATASETS.switch_scope_and_registry(None) as registry:
+        kind = registry.get(kind) if isinstance(kind, str) else kind
+    info = {**getattr(kind, 'METAINFO', {}), **(dataset.get('metainfo') or {})}
+    names = info.get('classes')
+    if isinstance(names, str):
+        names = _from_file(names, key)
+    if not names:
+        return None
+    if 'Panoptic' not in getattr(kind, '__name__', ''):
+        return Named(key, names)
+    things, stuff = (len(info.get(f'{k}_classes') or ()) for k in ('thing', 'stuff'))
+    # classes of one's own beside the things and stuff of the data set's
+    if things + stuff != len(names):
+        return None
+    return Named(key, names, things, stuff)
+
+
+def _classes(dataset: Mapping, key: str) -> Iterator[Named]:
     inner = dataset.get('datasets') or ()
     if 'dataset' in dataset:
         yield from _classes(dataset['dataset'], f'{key}.dataset')
@@ -63,21 +124,16 @@ def _classes(dataset: Mapping, key: str) -> Iterator[tuple[str, Sequence[str]]]:
         yield from _classes(part, f'{key}.datasets[{index}]')
     if 'dataset' in dataset or inner:
         return
-    names = (dataset.get('metainfo') or {}).get('classes')
-    if names is None:
-        kind = dataset.get('type')
-        with DATASETS.switch_scope_and_registry(None) as registry:
-            kind = registry.get(kind) if isinstance(kind, str) else kind
-        if 'Panoptic' in getattr(kind, '__name__', ''):
-            return  # its classes are things and stuff, its heads know one of them
-        names = getattr(kind, 'METAINFO', {}).get('classes')
-    if isinstance(names, str):
-        if not os.path.isfile(names):
-            raise UserError(
-                f'{key}.metainfo.classes is the text {names!r}; expected a tuple of '
-                f'names, such as ({names!r},) with the comma, or a file of names'
-            )
-        with open(names, encoding='utf-8') as file:
-            names = [line for line in file.read().splitlines() if line]
-    if names:
-        yield key, names
+    named = named_classes(dataset, key)
+    if named is not None:
+        yield named
+
+
+def _from_file(path: str, key: str) -> list[str]:
+    if not os.path.isfile(path):
+        raise UserError(
+            f'{key}.metainfo.classes is the text {path!r}; expected a tuple of '
+            f'names, such as ({path!r},) with the comma, or a file of names'
+        )
+    with open(path, encoding='utf-8') as file:
+        return [line for line in file.read().splitlines() if line]

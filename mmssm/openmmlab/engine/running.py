@@ -12,7 +12,9 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
 
 from mmssm.openmmlab import released
+from mmssm.openmmlab.data_checks.quick import check_before_training, explaining_empty
 from mmssm.openmmlab.engine import configs, mixed_precision
+from mmssm.openmmlab.engine.agreement import check_agreement
 from mmssm.openmmlab.engine.beginning import SummaryHook, use_short_beginning
 from mmssm.openmmlab.engine.classes import check_classes
 from mmssm.openmmlab.engine.config_keys import check_config
@@ -32,6 +34,7 @@ from mmssm.openmmlab.engine.progress import ProgressHook
 from mmssm.openmmlab.engine.randomness import ResumableRandomnessHook
 from mmssm.openmmlab.engine.resuming import resolve_resume
 from mmssm.openmmlab.engine.saving import use_atomic_files
+from mmssm.openmmlab.engine.schedule import prepare_schedule
 from mmssm.openmmlab.engine.stopping import StopHook, resume_command
 from mmssm.openmmlab.errors import UserError
 from mmssm.weights import DownloadError, official_name
@@ -57,6 +60,8 @@ def train(
     resume: str | None = None,
     on_nan: str | None = None,
     arguments: Sequence[str] = (),
+    fit_schedule: bool = False,
+    skip_checks: bool = False,
 ) -> None:
     """Train as a config says.
 
@@ -65,6 +70,8 @@ def train(
     on_nan: 'stop', 'skip' or 'warn', see `NonFiniteLossHook`; None: the config's hook,
     without one 'stop'.
     arguments: of the command, for the one that goes on after an interruption.
+    fit_schedule: scale warm-up and milestones to the run, see `schedule.fit_schedule`.
+    skip_checks: train whatever a first look at the data finds.
     Raises UserError for what the user can put right.
     """
     use_atomic_files()
@@ -76,6 +83,7 @@ def train(
     check_paths(cfg, ('train', 'val'))
     check_pretrained(cfg)
     check_classes(cfg, ('train', 'val'))
+    check_agreement(cfg, ('train', 'val'))
     if amp:
         mixed_precision.enable_amp(cfg, amp)
     if cfg.optim_wrapper.get('type') in mixed_precision.WRAPPERS:
@@ -97,11 +105,15 @@ def train(
     stop = StopHook(command)
     held = only_run_in(cfg.work_dir) if is_first(cfg.launcher) else nullcontext()
     with held, process_group(cfg), mishaps_told(command):
+        if not skip_checks:
+            notes += check_before_training(cfg, ('train', 'val'))
         runner = _build_runner(cfg, [*hooks, stop], notes)
         if runner.distributed:
             keep_strides(runner.model)
         try:
-            runner.train()
+            with explaining_empty(cfg, ('train', 'val')):
+                prepare_schedule(runner, fit_schedule)
+                runner.train()
         finally:
             stop.restore()
             _close(runner)
@@ -126,6 +138,7 @@ def evaluate(
     check_config(cfg)
     check_paths(cfg, ('test',))
     check_classes(cfg, ('test',))
+    check_agreement(cfg, ('test',))
     if checkpoint == 'official':
         checkpoint = _official(cfg)
     check_exists(checkpoint)
@@ -141,7 +154,10 @@ def evaluate(
     hooks = [CheckpointFitHook(strict=not options.lenient_keys)]
     with process_group(cfg), mishaps_told():
         runner = _build_runner(cfg, hooks, [])
-        with mixed_precision.autocast(options.amp):
+        with (
+            mixed_precision.autocast(options.amp),
+            explaining_empty(cfg, ('test',)),
+        ):
             metrics = runner.test()
         _close(runner)
         del runner

@@ -62,8 +62,54 @@ def test_classes_of_the_data_set_itself():
     cfg.train_dataloader.dataset = dict(type='CocoDataset')
     with pytest.raises(UserError, match=r'has 80 classes \(person, bicycle, car, …\)'):
         check_classes(cfg, ['train'])
+
+
+def panoptic(**head):
+    head = dict(num_things_classes=80, num_stuff_classes=53) | head
+    cfg = config(None, head=80)
+    cfg.default_scope = 'mmdet'
     cfg.train_dataloader.dataset = dict(type='CocoPanopticDataset')
+    cfg.model.panoptic_head = head
+    return cfg
+
+
+def test_things_and_stuff():
+    check_classes(panoptic(), ['train'])
+    for name, words in (('things', '80 things'), ('stuff', '53 stuff')):
+        key = f'num_{name}_classes'
+        with pytest.raises(UserError, match=rf'panoptic_head\.{key} is 7, .*{words}'):
+            check_classes(panoptic(**{key: 7}), ['train'])
+    cfg = panoptic()
+    cfg.model.roi_head.bbox_head.num_classes = 133
+    with pytest.raises(UserError, match=r'bbox_head\.num_classes is 133.* 80 things'):
+        check_classes(cfg, ['train'])
+
+
+def test_classes_of_ones_own_in_a_panoptic_set_cannot_be_divided():
+    cfg = panoptic()
+    cfg.train_dataloader.dataset.metainfo = dict(classes=('cat', 'grass'))
     check_classes(cfg, ['train'])
+    own = dict(thing_classes=('cat',), stuff_classes=('grass',))
+    cfg.train_dataloader.dataset.metainfo.update(own)
+    with pytest.raises(UserError, match=r'num_classes is 80.* 1 things'):
+        check_classes(cfg, ['train'])
+
+
+def test_heads_that_count_things_alone_take_all_classes():
+    cfg = config(('cat', 'dog'))
+    cfg.model.panoptic_head = dict(num_things_classes=80, num_stuff_classes=0)
+    with pytest.raises(UserError, match='num_things_classes is 80, .* has 2 classes'):
+        check_classes(cfg, ['train'])
+
+
+def test_auxiliary_heads_count_unless_they_have_another_task():
+    cfg = config(('cat', 'dog'))
+    edges = dict(type='STDCHead', num_classes=9)
+    cfg.model.auxiliary_head = [edges, dict(type='FCNHead', num_classes=2)]
+    check_classes(cfg, ['train'])
+    cfg.model.auxiliary_head[1].num_classes = 9
+    with pytest.raises(UserError, match=r'auxiliary_head\[1\]\.num_classes is 9'):
+        check_classes(cfg, ['train'])
 
 
 def test_the_configs_of_the_project_agree_with_their_data():
