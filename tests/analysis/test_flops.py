@@ -9,7 +9,7 @@ from torch import nn
 
 from mmssm.analysis.flops import count_macs, counting, fft_macs, macs_per_module
 from mmssm.backbones import MILA, SpatialMamba, VMamba, VMINet
-from mmssm.layers import SSM2D, StateFusion
+from mmssm.layers import SSM2D, LinearAttention, StateFusion
 from mmssm.ops import (
     cross_scan,
     dispatch,
@@ -55,6 +55,15 @@ def test_filter_by_hand():
     count = count_macs(layer, (2, 8, 3, 5))
     assert count.total == states + kernels + transforms + products
     assert count.ops == {'ssm2d': count.total}
+
+
+def test_linear_attention_by_hand():
+    # 15 positions, 2 heads of 4 channels: 4 x 4 states made and read, and the levels
+    attention = 2 * (15 * 2 * (4 * 4 + 4 * 4) + 15 * 8)
+    projection, convolution = 2 * 15 * 8 * 16, 2 * 15 * 8 * 9
+    count = count_macs(LinearAttention(8, 2), (2, 8, 3, 5))
+    assert count.ops['linear_attention'] == attention
+    assert count.total == attention + projection + convolution
 
 
 def test_complex_states_by_hand():
