@@ -1,14 +1,15 @@
 """Every form of the scan in four directions equals its definition."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 from parity import assert_as_exact_as_naive, assert_equal_in_double
 from torch.library import opcheck
 
-from mmssm.ops import cross_scan, selective_scan
-from mmssm.ops.cross_scan import lines
+from mmssm.ops import cross_scan, dispatch, selective_scan
+from mmssm.ops.cross_scan import lines, sequences
 
 NAMES = ('y', 'u', 'delta', 'A', 'B', 'C', 'D', 'delta_bias')
 SHAPES = [  # (B, D, N, H, W): odd, a row, a column, one position, several states
@@ -210,6 +211,13 @@ def test_bad_shapes_are_named(position, shape, words):
 def test_unknown_backend_is_named():
     with pytest.raises(ValueError, match="backend 'cuda'; expected None or one of"):
         cross_scan(*make((1, 1, 1, 2, 2)), backend='cuda')
+
+
+def test_on_a_gpu_the_kernels_of_the_selective_scan_do_the_work():
+    chosen = dispatch.choose('cross_scan', None, SimpleNamespace(is_cuda=True))
+    assert chosen is sequences.cross_scan_sequences
+    chosen = dispatch.choose('cross_scan', None, SimpleNamespace(is_cuda=False))
+    assert chosen is not sequences.cross_scan_sequences
 
 
 def test_operator_is_registered_soundly():

@@ -28,6 +28,7 @@ def test_two_processes_train():
     'name',
     [
         'detectors/mask-rcnn_spatialmamba-t_fpn_1x_coco',
+        'detectors/mask-rcnn_vmamba-t_fpn_1x_coco',
         'segmentors/vminet-ti_fpn_4xb4-80k_ade20k-512x512',
         'segmentors/swin-t-ssm2d_upernet_4xb4-160k_ade20k-512x512',
     ],

@@ -24,7 +24,7 @@ from torch import Tensor
 from mmssm.ops.operator import differentiable
 from mmssm.ops.scan.tree import scan_
 
-BLOCK = 1 << 15  # numbers of a block: 128 KiB of float32
+BLOCK = 1 << 16  # numbers of a block: 256 KiB of float32
 
 
 def cross_scan_lines(
