@@ -24,6 +24,7 @@ from torch import nn
 from mmssm.backbones import ConvNeXt, Mega, SpatialMamba, VMamba, VMINet, hierarchical
 from mmssm.hosts import SSM2DHost, ssm2d_host
 from mmssm.layers import norms
+from mmssm.openmmlab import released
 
 MODELS = Registry(
     'model', parent=MMENGINE_MODELS, scope='mmssm', locations=['mmssm.registry']
@@ -60,6 +61,7 @@ for _backbone in BACKBONES:
 norms.OTHERS.append(_mmcv_norm)
 hierarchical.INITIALIZE = initialize
 ssm2d_host.BUILD = _build
+released.offer()
 _log = logging.getLogger('mmssm')
 _log.setLevel(logging.INFO)
 _log.addHandler(_ToMMEngine())

@@ -273,6 +273,8 @@ def test_metafiles_list_every_config():
             assert entry['In Collection'] in collections
             results = entry.get('Results', [])
             assert entry['Metadata']['Published'] is bool(results)
+            released = RELEASED.get(entry['Name'])
+            assert entry.get('Weights') == (released and released.url)
             assert all(result['Metrics'] for result in results)
     assert sorted(listed) == RECIPES
 

@@ -26,12 +26,11 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import torch
 
 from mmssm.weights.files import write_whole
-from mmssm.weights.released import RELEASED, Released
+from mmssm.weights.released import DRIVE, RELEASED, Released
 
 TIMEOUT = 30  # seconds without a byte
 TRIES = 3
 BLOCK = 2**20
-DRIVE = 'drive:'
 
 
 class DownloadError(OSError):
@@ -85,7 +84,7 @@ def _find(text: str) -> tuple[str, str, Released | None]:
     """Address, file name in the folder, entry of the table."""
     known = PurePath(text).name.removesuffix('.py') if '://' not in text else text
     for name, entry in RELEASED.items():
-        if known in (name, entry.address):
+        if known in (name, entry.address, entry.url):
             return entry.address, f'{name}.pth', entry
     if re.match(r'https?://', text):
         key = _drive_key(text)

@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import NamedTuple
 
+DRIVE = 'drive:'
+DRIVE_URL = 'https://drive.google.com/uc?export=download&id='
+
 
 class Released(NamedTuple):
     """One released file.
@@ -26,6 +29,12 @@ class Released(NamedTuple):
     metrics: Mapping[str, float]
     sha256: str | None = None
     size: int | None = None
+
+    @property
+    def url(self) -> str:
+        """The address for a browser."""
+        key = self.address.removeprefix(DRIVE)
+        return f'{DRIVE_URL}{key}' if key != self.address else key
 
 
 VMINET = 'https://github.com/yws-wxs/VMINet/releases/download/output'

@@ -9,6 +9,7 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import RUNNERS
 from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
 
+from mmssm.openmmlab import released
 from mmssm.openmmlab.engine import configs, mixed_precision
 from mmssm.openmmlab.engine.classes import check_classes
 from mmssm.openmmlab.engine.cpu import adapt_to_cpu
@@ -25,15 +26,7 @@ from mmssm.openmmlab.engine.randomness import ResumableRandomnessHook
 from mmssm.openmmlab.engine.resuming import resolve_resume
 from mmssm.openmmlab.engine.saving import use_atomic_files
 from mmssm.openmmlab.errors import UserError
-from mmssm.weights import (
-    RELEASED,
-    DownloadError,
-    fetch,
-    from_official,
-    load_file,
-    official_name,
-    save_file,
-)
+from mmssm.weights import DownloadError, official_name
 
 
 class EvaluationOptions(NamedTuple):
@@ -133,15 +126,9 @@ def evaluate(
 def _official(cfg: Config) -> str:
     """File under our names of what was released for the config."""
     try:
-        name = official_name('', '', task=cfg.filename or '')
-        source = fetch(name)
-        target = source.with_name(f'{source.stem}.converted.pth')
-        if not target.is_file() or target.stat().st_mtime < source.stat().st_mtime:
-            family = RELEASED[name].family
-            save_file({'state_dict': from_official(load_file(source), family)}, target)
+        return str(released.converted(official_name('', '', task=cfg.filename or '')))
     except (DownloadError, ValueError) as error:
         raise UserError(str(error)) from error
-    return str(target)
 
 
 def _build_runner(cfg: Config, hooks: list[Hook], notes: list[str]) -> Runner:

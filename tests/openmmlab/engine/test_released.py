@@ -6,7 +6,9 @@ import golden
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.runner.checkpoint import CheckpointLoader
 
+from mmssm.openmmlab import released
 from mmssm.openmmlab.engine import UserError, running
 from mmssm.weights import DownloadError, from_official, load_file, save_file
 
@@ -26,20 +28,25 @@ def test_it_is_found_by_the_name_of_the_config(cfg, monkeypatch, tmp_path):
     save_file({'state_dict': weights}, tmp_path / 'a.pth')
     asked = []
     monkeypatch.setattr(
-        running, 'fetch', lambda name: asked.append(name) or tmp_path / 'a.pth'
+        released, 'fetch', lambda name: asked.append(name) or tmp_path / 'a.pth'
     )
-    found = load_file(running._official(cfg))['state_dict']
+    file = load_file(running._official(cfg))
+    assert len(file['meta']['dataset_meta']['classes']) == 80
+    found = file['state_dict']
     expected = from_official(weights, 'spatial_mamba')
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     assert asked == [STEM]
+    address = released.RELEASED[STEM].url
+    loaded = CheckpointLoader.load_checkpoint(address, 'cpu')['state_dict']
+    assert all(torch.equal(loaded[name], expected[name]) for name in expected)
 
 
 def test_another_config_and_no_network_are_named(cfg, monkeypatch, tmp_path):
     def offline(name):
         raise DownloadError(f'{name}: no network')
 
-    monkeypatch.setattr(running, 'fetch', offline)
+    monkeypatch.setattr(released, 'fetch', offline)
     with pytest.raises(UserError, match=f'{STEM}: no network'):
         running._official(cfg)
     (tmp_path / 'own.py').write_text('model = dict()')
