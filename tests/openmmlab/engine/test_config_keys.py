@@ -82,7 +82,11 @@ def test_stock_configs_pass(package):
         ('detection', {'visualizer.vis_backend': []}, 'mean vis_backends'),
         ('detection', {'visualizer': 'x'}, "visualizer is 'x'; expected a dict"),
         ('detection', {'default_hooks.checkpoint.intervall': 1}, 'mean interval'),
-        ('detection', {'default_hooks.checkpont': {'a': 1}}, 'checkpont: .*mean checkpoint'),
+        (
+            'detection',
+            {'default_hooks.checkpont': {'a': 1}},
+            'checkpont: .*mean checkpoint',
+        ),
         ('detection', {'optim_wrapper.optimizer.lrr': 1}, 'AdamW has .* mean lr'),
         ('detection', {'optim_wrapper.clip_gard': {}}, 'mean clip_grad'),
         ('detection', {'param_scheduler': [{'tpye': 'x'}]}, r'scheduler\[0\].*type'),
