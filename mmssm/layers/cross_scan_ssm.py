@@ -6,12 +6,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmssm.layers.arguments import checked, integer
 from mmssm.layers.channel_norm import ChannelNorm
 from mmssm.layers.depthwise import depthwise
 from mmssm.ops import cross_scan
 from mmssm.ops.precision import no_autocast
 
 DIRECTIONS = 4
+RULES = {
+    'channels': integer(),
+    'expand': integer(1, 64),
+    'num_states': integer(1, 1024),
+}
 
 
 class CrossScanSSM(nn.Module):
@@ -34,15 +40,12 @@ class CrossScanSSM(nn.Module):
     The projections act at each position by itself, so that the map is projected once
     and no direction needs a copy of it in another order.  The scan computes in float32
     (or float64) whatever autocast says.
-    Raises ValueError for num_states below 1.
+    Raises ValueError for arguments that do not fit `RULES`.
     """
 
+    @checked(RULES)
     def __init__(self, channels: int, expand: int = 1, num_states: int = 1) -> None:
         super().__init__()
-        if not isinstance(num_states, int) or num_states < 1:
-            raise ValueError(
-                f'num_states is {num_states!r}; expected an integer from 1'
-            )
         inner = expand * channels
         self.rank = math.ceil(channels / 16)
         self.num_states = num_states
