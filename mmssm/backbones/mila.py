@@ -42,7 +42,7 @@ class MILABlock(nn.Module):
         x = depthwise(self.position1, x, residual=True)
         x = x + self.drop_path(self.mixer(self.norm1(x)))
         x = depthwise(self.position2, x, residual=True)
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        return x + self.drop_path(self.mlp(x, self.norm2))
 
 
 class MILA(HierarchicalBackbone):

@@ -33,8 +33,8 @@ class VMambaBlock(nn.Module):
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(self.ssm(self.norm1(x)))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        x = x + self.drop_path(self.ssm(x, self.norm1))
+        return x + self.drop_path(self.mlp(x, self.norm2))
 
 
 class VMamba(HierarchicalBackbone):
