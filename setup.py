@@ -17,6 +17,7 @@ COMMANDS = (
     'convert',
     'download',
     'predict',
+    'export',
 )
 MIM = ('configs', 'tools', 'model-index.yml')
 
@@ -68,6 +69,7 @@ setup(
         **{name: requirements(name) for name in ('onedl', 'openmmlab', 'dev')},
         'download': ['gdown'],  # weights that are released on Google Drive
         'safetensors': ['safetensors'],  # weights in this format
+        'onnx': ['onnx', 'onnxscript', 'onnxruntime'],  # files for other runtimes
     },
     entry_points={
         'console_scripts': [

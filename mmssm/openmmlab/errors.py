@@ -44,4 +44,5 @@ INSTALLS = {
     ),
     'gdown': 'mmssm[download]',
     'safetensors': 'mmssm[safetensors]',
+    **dict.fromkeys(('onnx', 'onnxscript', 'onnxruntime'), 'mmssm[onnx]'),
 }
