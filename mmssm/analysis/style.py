@@ -156,6 +156,19 @@ def mark(axes: 'Axes', position: Sequence[int], colour: str = COLOURS[1]) -> Non
         )
 
 
+def frame(
+    axes: 'Axes', corner: Sequence[float], size: Sequence[float], colour: str
+) -> None:
+    """An outline around the cells from corner (row, column) on, of size (h, w)."""
+    from matplotlib.patches import Rectangle
+
+    (top, left), (height, width) = corner, size
+    place = (left - 0.5, top - 0.5)
+    for line, ink in ((2.4, 'white'), (1.2, colour)):
+        outline = Rectangle(place, width, height, fill=False, ec=ink, lw=line)
+        axes.add_patch(outline)
+
+
 def write_figure(path: str | os.PathLike, made: 'Figure') -> None:
     """Write a figure as PNG, whole."""
     buffer = io.BytesIO()
