@@ -1,10 +1,14 @@
 """Which parts of a map speak for an answer: Grad-CAM and Eigen-CAM.
 
     Grad-CAM   relu(sum_c a_c A_c),  a_c = mean over positions of d s / d A_c
-    Eigen-CAM  |u_p|, the maps on their first principal direction: A ~ u v^T
-(arXiv 1610.02391, equations 1 and 2; arXiv 2008.00299.)  A: (C, H, W), a map of the
-backbone.  s: any number that depends on it: the score of a box, logits of a mask or of
-pixels.
+    HiResCAM   relu(sum_c (d s / d A_c) A_c), at each position its own gradient
+    Eigen-CAM  relu(A v),  v the first principal direction of the channels
+(arXiv 1610.02391, equations 1 and 2; arXiv 2011.08891; arXiv 2008.00299.)
+
+A: (C, H, W), a map of the backbone.  s: any number that depends on it: the score of a
+box, logits of a mask or of pixels.  Grad-CAM asks which channels matter and shows them
+everywhere; of a single box or pixel, whose gradient is local, HiResCAM tells where it
+comes from.
 """
 
 from collections.abc import Sequence
@@ -17,27 +21,38 @@ from torch import Tensor
 from mmssm.analysis import style
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
+GRAD_CAM, HIRES_CAM = METHODS = ('grad-cam', 'hires-cam')
+
+
 class Panel(NamedTuple):
-    """A part of a picture of maps: what it is called, and heat (H, W) over the image.
+    """A picture with heat (H, W) over it, from 0 to 1, or without.
 
     outline: (top, left, height, width) of what the heat belongs to.
+    image: (3, H, W), another one than the others have.
     """
 
     title: str
-    heat: Tensor | None
+    heat: Tensor | None = None
     outline: tuple[float, float, float, float] | None = None
     note: str = ''
+    image: Tensor | None = None
 
 
-def grad_cams(maps: Sequence[Tensor], score: Tensor) -> list[Tensor]:
-    """Grad-CAM of each map: (1, C, H, W) -> (H, W), not normalised.
+def gradient_cams(
+    maps: Sequence[Tensor], score: Tensor, method: str = GRAD_CAM
+) -> list[Tensor]:
+    """Grad-CAM or HiResCAM of each map: (1, C, H, W) -> (H, W), not normalised.
 
     The graph stays, so that further scores can be asked.
-    Raises ValueError for a score that does not depend on any of the maps.
+    Raises ValueError for another method, and for a score that does not depend on any of
+    the maps.
     """
+    if method not in METHODS:
+        raise ValueError(f'method is {method!r}; expected one of {", ".join(METHODS)}')
     if not score.requires_grad:
         raise ValueError('the score has no gradient: it was made without one')
     gradients = torch.autograd.grad(
@@ -49,7 +64,9 @@ def grad_cams(maps: Sequence[Tensor], score: Tensor) -> list[Tensor]:
     for values, gradient in zip(maps, gradients, strict=True):
         if gradient is None:
             gradient = torch.zeros_like(values)
-        weights = gradient[0].double().mean((1, 2), keepdim=True)
+        weights = gradient[0].double()
+        if method == GRAD_CAM:
+            weights = weights.mean((1, 2), keepdim=True)
         found.append((weights * values[0].detach().double()).sum(0).relu().cpu())
     return found
 
@@ -95,26 +112,33 @@ def share_inside(heat: Tensor, region: Tensor) -> float:
     return ((heat * region).sum() / heat.sum()).item()
 
 
-def draw(image: Tensor, rows: Sequence[Sequence[Panel | None]]) -> 'Figure':
-    """The picture (3, H, W), 0 to 1, under the heat of every panel."""
-    columns = max(map(len, rows))
+def draw(image: Tensor, rows: Sequence[tuple[str, Sequence[Panel | None]]]) -> 'Figure':
+    """A row of panels for each method; image: (3, H, W), 0 to 1."""
+    columns = max(len(panels) for _, panels in rows)
     height, width = image.shape[1:]
     wide = style.WIDTH if columns > 2 else 3.2 * columns
-    side = (wide - 0.2) / columns * height / width
+    side = (wide - 0.4) / columns * height / width
     made, axes = style.figure(
-        len(rows), columns, height=len(rows) * (side + 0.5) + 0.1, width=wide
+        len(rows), columns, height=len(rows) * (side + 0.45) + 0.2, width=wide
     )
-    for panels, places in zip(rows, axes, strict=True):
+    for (name, panels), places in zip(rows, axes, strict=True):
         for place in places[len(panels) :]:
             place.set_axis_off()
         for panel, place in zip(panels, places, strict=False):
             if panel is None:
                 place.set_axis_off()
-                continue
-            shown = image if panel.heat is None else style.blend(image, panel.heat)
-            style.show_picture(place, shown, panel.title)
-            place.set_xlabel(panel.note, fontsize=8)
-            if panel.outline is not None:
-                top, left, high, across = panel.outline
-                style.frame(place, (top, left), (high, across), style.INK)
+            else:
+                _draw_one(place, panel, image)
+        places[min(1, columns - 1)].set_ylabel(name)
     return made
+
+
+def _draw_one(place: 'Axes', panel: Panel, image: Tensor) -> None:
+    shown = image if panel.image is None else panel.image
+    if panel.heat is not None:
+        shown = style.blend(shown, panel.heat)
+    style.show_picture(place, shown, panel.title)
+    place.set_xlabel(panel.note, fontsize=8)
+    if panel.outline is not None:
+        top, left, high, across = panel.outline
+        style.frame(place, (top, left), (high, across), style.INK)

@@ -15,6 +15,7 @@ from mmssm.analysis.receptive_field import evaluating
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+DECADES = 4  # of |M| in a picture
 SPOTS = ((0.5, 0.5), (0.25, 0.75))  # of a picture's height and width
 
 
@@ -109,31 +110,32 @@ def draw(
     """A line for each family and spot: the picture, then a row of M for each block.
 
     image: (3, H, W), 0 to 1.  families: title -> for each spot the blocks, (name, row).
-    Colours stand for the square root of |M| over the largest of the map.
+    Colours stand for |M| over its largest of the map, on a logarithmic scale: what is
+    mixed at a distance is small beside what a position keeps of itself.
     """
     lines = [
         (t, s, r) for t, f in families.items() for s, r in zip(spots, f, strict=True)
     ]
     columns = 1 + max(len(rows) for _, _, rows in lines)
-    side = (style.WIDTH - 0.3) / max(columns, 4) * image.shape[1] / image.shape[2]
-    width = style.WIDTH * columns / max(columns, 4)
-    made, axes = style.figure(
-        len(lines), columns, height=len(lines) * (side + 0.45) + 0.5, width=width
-    )
+    side = (style.WIDTH - 1.2) / columns * image.shape[1] / image.shape[2]
+    titled = len({title for title, _, _ in lines})
+    high = len(lines) * (side + 0.42) + titled * 0.16 + 0.1
+    made, axes = style.figure(len(lines), columns, height=high)
+    before = None
     for places, (title, spot, rows) in zip(axes, lines, strict=True):
-        style.show_picture(places[0], image)
-        places[0].set_title(title, fontweight='bold')
-        style.mark(
-            places[0], [p * n for p, n in zip(spot, image.shape[1:], strict=True)]
-        )
+        style.show_picture(places[0], image, '' if title == before else title)
+        before = title
+        corner = [p * n for p, n in zip(spot, image.shape[1:], strict=True)]
+        style.mark(places[0], corner)
         for place in places[len(rows) + 1 :]:
             place.set_axis_off()
         for place, (name, found) in zip(places[1:], rows, strict=False):
-            style.show(place, found.weights.sqrt(), name)
+            drawn = style.show_decades(place, found.weights, DECADES, name)
             style.mark(place, found.position)
             place.set_xlabel(
                 f'spread {found.spread:.1f}, 3×3 {found.nearby:.0%}', fontsize=8
             )
+    style.decades_bar(made, drawn, axes, DECADES, '|M| of a row')
     return made
 
 

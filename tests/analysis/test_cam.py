@@ -13,8 +13,15 @@ def test_grad_cam_by_hand():
     maps = torch.tensor([[[[1.0, 2], [3, 4]], [[4.0, 0], [0, 1]]]], requires_grad=True)
     score = (maps[0, 0] * torch.tensor([[4.0, 0], [0, 0]])).sum() - maps[0, 1].sum()
     # weights are the mean gradients 1 and -1
-    (found,) = cam.grad_cams([maps], score)
+    (found,) = cam.gradient_cams([maps], score)
     assert found.tolist() == [[0, 2], [3, 3]]
+
+
+def test_hires_cam_by_hand():
+    maps = torch.tensor([[[[1.0, 2], [3, 4]], [[4.0, 0], [0, 1]]]], requires_grad=True)
+    score = (maps[0, 0] * torch.tensor([[5.0, 0], [0, 2]])).sum() - maps[0, 1].sum()
+    (found,) = cam.gradient_cams([maps], score, cam.HIRES_CAM)
+    assert found.tolist() == [[1, 0], [0, 7]]
 
 
 def test_grad_cam_is_a_class_activation_map_behind_a_mean():
@@ -23,27 +30,29 @@ def test_grad_cam_is_a_class_activation_map_behind_a_mean():
     head = nn.Linear(5, 3).double()
     maps = torch.randn(1, 5, 4, 6, dtype=torch.float64, requires_grad=True)
     score = head(maps.mean((2, 3)))[0, 1]
-    (found,) = cam.grad_cams([maps], score)
+    (found,) = cam.gradient_cams([maps], score)
     expected = torch.einsum('c,chw->hw', head.weight[1], maps[0]).relu() / 24
     torch.testing.assert_close(found, expected.detach())
 
 
 def test_several_maps_and_one_that_is_not_used():
     one, two = (torch.ones(1, 2, s, s, requires_grad=True) for s in (4, 2))
-    used, unused = cam.grad_cams([one, two], one.sum())
+    used, unused = cam.gradient_cams([one, two], one.sum())
     assert (used == 2).all()
     assert (unused == 0).all()
     assert unused.shape == (2, 2)
-    again, _ = cam.grad_cams([one, two], 3 * one.sum())  # the graph is still there
+    again, _ = cam.gradient_cams([one, two], 3 * one.sum())  # the graph is still there
     assert (again == 6).all()
 
 
 def test_scores_without_a_way_to_the_maps():
     maps = torch.ones(1, 2, 3, 3, requires_grad=True)
+    with pytest.raises(ValueError, match="'cam'; expected one of grad-cam, hires-cam"):
+        cam.gradient_cams([maps], maps.sum(), 'cam')
     with pytest.raises(ValueError, match='without one'):
-        cam.grad_cams([maps], torch.tensor(1.0))
+        cam.gradient_cams([maps], torch.tensor(1.0))
     with pytest.raises(ValueError, match='does not depend'):
-        cam.grad_cams([maps], torch.ones(1, requires_grad=True).sum())
+        cam.gradient_cams([maps], torch.ones(1, requires_grad=True).sum())
 
 
 def test_eigen_cam_finds_the_object():
@@ -79,11 +88,9 @@ def test_share_inside():
 
 def test_drawing(tmp_path):
     image = torch.rand(3, 12, 16)
-    rows = [
-        [cam.Panel('picture', None)],
-        [cam.Panel('a', torch.rand(12, 16), (1, 2, 3, 4))],
-    ]
+    panel = cam.Panel('a', torch.rand(12, 16), (1, 2, 3, 4))
+    rows = [('x', [cam.Panel('picture', image=image)]), ('y', [None, panel])]
     with style.styled():
         made = cam.draw(image, rows)
         style.write_figure(tmp_path / 'a.png', made)
-    assert made.axes[1].patches[-1].get_xy() == (1.5, 0.5)
+    assert made.axes[3].patches[-1].get_xy() == (1.5, 0.5)

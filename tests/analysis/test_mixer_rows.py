@@ -110,7 +110,7 @@ def test_drawing(tmp_path):
     with style.styled():
         made = mixer_rows.draw(torch.rand(3, 29, 40), families)
         style.write_figure(tmp_path / 'a.png', made)
-    assert len(made.axes) == 4 * 3
+    assert len(made.axes) == 4 * 3 + 1  # and a scale
     rows = {'a': families['vminet'][0][:1]}
     (numbers,) = mixer_rows.summary(rows)['a']
     assert numbers['map'] == [4, 5]

@@ -4,7 +4,7 @@
     mmssm-look kernels CONFIG                       of 2-D SSMs and of fused states
     mmssm-look mixing CONFIG ... --image FILE       rows of M, family beside family
     mmssm-look features CONFIG ... --image FILE     maps of the backbone
-    mmssm-look cam CONFIG ... --image FILE          Grad-CAM and Eigen-CAM
+    mmssm-look cam CONFIG ... --image FILE          Grad-CAM, HiResCAM, Eigen-CAM
 
 CONFIG is a config of mmdet or mmseg or a model of mmssm.list_models(); --checkpoint
 takes a file, 'official' or 'none' for each of them, or one for all.
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from mmssm.analysis import features, kernels, mixer_rows, receptive_field, style
+from mmssm.analysis import cam, features, kernels, mixer_rows, receptive_field, style
 from mmssm.layers import SSM2D, StateFusion
 from mmssm.openmmlab.cli import add_options
 from mmssm.openmmlab.commands.flops import channels
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None, name: str) -> None:
 def _receptive_field(args: argparse.Namespace) -> tuple['Figure', dict]:
     found = _subjects(args)
     rows = {}
-    for size in args.size or [(224, 224)]:
+    for size in args.size or [(512, 512)]:
         fields = []
         for subject in found:
             images = _images(subject, args, size)
@@ -160,7 +160,6 @@ def _features(args: argparse.Namespace) -> tuple['Figure', dict]:
 
 
 def _cam(args: argparse.Namespace) -> tuple['Figure', dict]:
-    from mmssm.analysis import cam
     from mmssm.openmmlab.engine.configs import read_config
     from mmssm.openmmlab.looking import cams
     from mmssm.openmmlab.prediction import load
@@ -175,15 +174,20 @@ def _cam(args: argparse.Namespace) -> tuple['Figure', dict]:
             str(args.image),
             score=args.score,
             count=args.count,
+            methods=args.method,
             levels=args.levels,
             spots=args.at or (),
         )
         rows += cams.panels(found, subjects.short(name))
         numbers[name] = cams.numbers(found)
         for entry in numbers[name]:
+            shares = ', '.join(
+                f'{share:.0%} of {method}'
+                for method, share in entry['share_of_heat'].items()
+            )
             print(
-                f'{entry["kind"]} of {entry["name"]}: {entry["heat_inside"]:.0%} of '
-                f'Grad-CAM inside, on {entry["share_of_picture"]:.0%} of the picture'
+                f'{entry["kind"]} of {entry["name"]}: {shares} on '
+                f'{entry["share_of_picture"]:.0%} of the picture'
             )
         image = found.image
     return cam.draw(image, rows), {'image': str(args.image), 'answers': numbers}
@@ -284,9 +288,9 @@ def _parser(name: str) -> argparse.ArgumentParser:
     )
     kinds = parser.add_subparsers(dest='what', required=True, metavar='WHAT')
     field = _kind(kinds, 'receptive-field', 'effective receptive fields')
-    _add_size(field, '+', 'of the inputs: 512 or 800x1280, one or several (224)')
+    _add_size(field, '+', 'of the inputs: 512 or 768x1280, one or several (512)')
     field.add_argument('--image', help='a picture or a folder of them; else noise')
-    field.add_argument('--count', type=_number, default=8, help='inputs to average (8)')
+    field.add_argument('--count', type=_number, default=4, help='inputs to average (4)')
     field.add_argument(
         '--output', type=_number, help='map of the backbone, from 1 (last)'
     )
@@ -317,10 +321,17 @@ def _parser(name: str) -> argparse.ArgumentParser:
     maps = _kind(kinds, 'features', 'maps of the backbone')
     maps.add_argument('--image', required=True, help='a picture')
     _add_size(maps, 1, f'of the picture; by default its own, up to {subjects.LONGEST}')
-    heat = _kind(kinds, 'cam', 'Grad-CAM and Eigen-CAM')
+    heat = _kind(kinds, 'cam', 'Grad-CAM, HiResCAM and Eigen-CAM')
     heat.add_argument('--image', required=True, help='a picture')
     heat.add_argument('--score', type=float, default=0.3, help='least of objects (0.3)')
     heat.add_argument('--count', type=_number, default=3, help='objects or classes (3)')
+    heat.add_argument(
+        '--method',
+        nargs='+',
+        choices=cam.METHODS,
+        default=cam.METHODS,
+        help='to draw (both)',
+    )
     heat.add_argument('--levels', type=int, nargs='+', help='maps, from 1 (all)')
     _add_spots(heat, 'pixels of a segmenter')
     return parser

@@ -1,4 +1,4 @@
-"""Grad-CAM and Eigen-CAM of what a detector or segmenter has found in a picture.
+"""Heat over a picture: what spoke for the answers of a detector or segmenter.
 
 Computed here and not by the package pytorch-grad-cam: on import that wants torchvision,
 which does not load beside a torch of another build and then stops mmengine too,
@@ -35,13 +35,13 @@ class Answer(NamedTuple):
 class Found(NamedTuple):
     """A picture (3, H, W), 0 to 1, the prediction drawn, and heat over it.
 
-    heats: Grad-CAM of each answer; eigen: Eigen-CAM.  All (H, W), at most 1.
+    heats: method -> heat of each answer.  eigen: Eigen-CAM.  All (H, W), at most 1.
     """
 
     image: Tensor
     drawn: Tensor
     answers: list[Answer]
-    heats: list[Tensor]
+    heats: dict[str, list[Tensor]]
     eigen: Tensor
 
 
@@ -69,10 +69,11 @@ def look(
     *,
     score: float = 0.3,
     count: int = 3,
+    methods: Sequence[str] = cam.METHODS,
     levels: Sequence[int] | None = None,
     spots: Sequence[Sequence[float]] = (),
 ) -> Found:
-    """Grad-CAM of the surest objects or the largest classes; Eigen-CAM of the maps.
+    """Heat of the surest objects or the largest classes, and Eigen-CAM of the maps.
 
     score: objects below it are left out.  count: at most so many objects or classes.
     levels: which maps of the backbone, by default all, averaged.
@@ -100,49 +101,74 @@ def look(
             'a lower --score'
         )
     shape = tuple(sample.metainfo['img_shape'][:2])
-    heats = []
-    for answer in answers:
-        try:
-            cams = cam.grad_cams(maps, answer.score)
-        except ValueError as error:
-            raise UserError(
-                f'{type(model.model).__name__}, {answer.kind} of {answer.name}: {error}'
-            ) from error
-        heats.append(_over(cams, seen.size, shape, size))
-    eigen = _over([cam.eigen_cam(m) for m in maps], seen.size, shape, size)
+
+    def over(cams: Sequence[Tensor]) -> Tensor:
+        return _over(cams, seen.size, shape, size)
+
+    heats = {
+        method: [over(_heat(model, maps, answer, method)) for answer in answers]
+        for method in methods
+    }
     drawn = model(picture, score=score).draw()[: size[0], : size[1]]
+    eigen = over([cam.eigen_cam(values) for values in maps])
     return Found(_picture(image), _picture(drawn), answers, heats, eigen)
 
 
-def panels(found: Found, title: str) -> list[list[cam.Panel | None]]:
-    """A row for boxes or classes, and one for the masks or pixels of the same."""
-    first = [
-        cam.Panel(title, None),
+def _heat(
+    model: Predictor, maps: Sequence[Tensor], answer: Answer, method: str
+) -> list[Tensor]:
+    try:
+        return cam.gradient_cams(maps, answer.score, method)
+    except ValueError as error:
+        raise UserError(
+            f'{type(model.model).__name__}, {answer.kind} of {answer.name}: {error}'
+        ) from error
+
+
+def panels(found: Found, title: str) -> list[tuple[str, list[cam.Panel | None]]]:
+    """A row for each kind of answer and method; prediction and Eigen-CAM first."""
+    left = [
+        cam.Panel(title, image=found.drawn, note='prediction'),
         cam.Panel('Eigen-CAM', found.eigen, note='no class, no gradient'),
     ]
-    rows = {'box': first, 'class': first}
-    for answer, heat in zip(found.answers, found.heats, strict=True):
-        row = rows.setdefault(answer.kind, [None, None])
-        inside = cam.share_inside(heat, answer.region)
-        note = f'{inside:.0%} of the heat inside'
-        row.append(
-            cam.Panel(f'{answer.kind}: {answer.name}', heat, answer.outline, note)
-        )
-    return [first, *(row for row in rows.values() if row is not first)]
+    rows = []
+    for kind in dict.fromkeys(answer.kind for answer in found.answers):
+        for method, heats in found.heats.items():
+            row = [
+                cam.Panel(answer.name, heat, answer.outline, _note(answer, heat))
+                for answer, heat in zip(found.answers, heats, strict=True)
+                if answer.kind == kind
+            ]
+            rows.append((f'{kind}: {method}', [left.pop(0) if left else None, *row]))
+    if left and rows:  # one row only
+        rows[0][1].append(left.pop())
+    return rows
+
+
+def _note(answer: Answer, heat: Tensor) -> str:
+    inside, area = cam.share_inside(heat, answer.region), _area(answer)
+    return f'{inside:.0%} of the heat on {area:.0%}'
+
+
+def _area(answer: Answer) -> float:
+    """Its part of the picture."""
+    return answer.region.double().mean().item()
 
 
 def numbers(found: Found) -> list[dict[str, object]]:
-    """Of each answer its score, place and the share of Grad-CAM inside of it."""
+    """Of each answer its score, its part of the picture and of each kind of heat."""
     return [
         {
             'kind': answer.kind,
             'name': answer.name,
             'score': answer.score.item(),
-            'pixels': int(answer.region.sum()),
-            'heat_inside': cam.share_inside(heat, answer.region),
-            'share_of_picture': answer.region.double().mean().item(),
+            'share_of_picture': _area(answer),
+            'share_of_heat': {
+                method: cam.share_inside(heats[index], answer.region)
+                for method, heats in found.heats.items()
+            },
         }
-        for answer, heat in zip(found.answers, found.heats, strict=True)
+        for index, answer in enumerate(found.answers)
     ]
 
 

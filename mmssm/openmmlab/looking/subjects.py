@@ -1,6 +1,7 @@
 """Backbones of configs and of the zoo, with pictures as they take them."""
 
 import copy
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -88,7 +89,8 @@ def _subject(
         backbone = zoo.create_model(
             name, None if untrained else checkpoint, features_only=True
         )
-        return Subject(f'{name}\n{state}', backbone.to(device).eval(), *IMAGENET)
+        backbone.to(device).eval()
+        return Subject(f'{name}\n{state}', backbone, *IMAGENET)
     from mmssm.openmmlab.engine import configs, explaining
 
     cfg = configs.read_config(name, options)
@@ -97,21 +99,27 @@ def _subject(
         raise UserError(f'the model of {name} has no backbone')
     with explaining.explained(cfg):
         backbone = _untrained(cfg) if untrained else _trained(cfg, checkpoint, device)
+    backbone.to(device)
+    backbone.eval()  # some return nothing from it
     given = cfg.model.get('data_preprocessor') or {}
     mean, std = given.get('mean'), given.get('std')
     return Subject(
         f'{short(name)}\n{state}',
-        backbone.to(device).eval(),
+        backbone,
         mean or IMAGENET[0],
         std or IMAGENET[1],
         not given.get('bgr_to_rgb', False),
     )
 
 
-def short(name: str) -> str:
-    """A config's name, short enough for a picture."""
-    stem = Path(name).stem
-    return stem if len(stem) <= 30 else f'{stem[:29]}…'
+def short(name: str, width: int = 24) -> str:
+    """A config's name in lines that are short enough for a picture."""
+    lines = ['']
+    for part in re.findall('[^_]+_?', Path(name).stem):
+        if lines[-1] and len(lines[-1]) + len(part) > width:
+            lines.append('')
+        lines[-1] += part
+    return '\n'.join(lines)
 
 
 def _trained(cfg: 'Config', checkpoint: str, device: str) -> nn.Module:
@@ -126,11 +134,12 @@ def _untrained(cfg: 'Config') -> nn.Module:
     from mmengine.model import revert_sync_batchnorm
     from mmengine.registry import MODELS, DefaultScope
 
-    from mmssm.openmmlab.engine.configs import check_backbones, task_scope
+    from mmssm.openmmlab.engine.config_keys import check_config
+    from mmssm.openmmlab.engine.configs import task_scope
 
     MMLogger.get_current_instance().setLevel('ERROR')
+    check_config(cfg)
     with DefaultScope.overwrite_default_scope(task_scope(cfg)):
-        check_backbones(cfg)
         plain = _without_weights(cfg.model.backbone.to_dict())
         backbone = revert_sync_batchnorm(MODELS.build(plain))
         backbone.init_weights()

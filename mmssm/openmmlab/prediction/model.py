@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from mmssm.openmmlab import released
 from mmssm.openmmlab.engine import configs, loading, mixed_precision
+from mmssm.openmmlab.engine.config_keys import check_config
 from mmssm.openmmlab.errors import UserError
 from mmssm.openmmlab.prediction.drawing import distinct_colours
 from mmssm.openmmlab.prediction.results import Detections, Segmentation
@@ -55,8 +56,8 @@ def load(
     configs.require(cfg, 'test_dataloader')
     scope = configs.task_scope(cfg)
     device = _device(device)
+    check_config(cfg)
     with DefaultScope.overwrite_default_scope(scope):
-        configs.check_backbones(cfg)
         model = revert_sync_batchnorm(MODELS.build(copy.deepcopy(cfg.model)))
         meta = _load_weights(model, cfg, str(checkpoint))
         dataset = cfg.test_dataloader.dataset
