@@ -119,12 +119,18 @@ def show(
 
 
 def show_decades(
-    axes: 'Axes', values: Tensor, decades: int, title: str = ''
+    axes: 'Axes',
+    values: Tensor,
+    decades: int,
+    title: str = '',
+    *,
+    top: float | None = None,
 ) -> 'AxesImage':
-    """A map (H, W) of amounts over its largest, on a logarithmic scale."""
+    """A map (H, W) of amounts over top or its largest, on a logarithmic scale."""
     values = values.detach().double().cpu()
+    top = top or float(values.max())
     drawn = axes.imshow(
-        (values / values.max()).clamp(min=1e-30).log10().numpy(),
+        (values / top).clamp(min=1e-30).log10().numpy(),
         cmap=AMOUNT,
         vmin=-decades,
         vmax=0,
