@@ -1,10 +1,8 @@
 """ONNX files: every family, run by onnxruntime beside torch."""
 
 import pytest
-import torch
-from torch import nn
+from export.networks import FAMILIES, small
 
-from export.networks import FAMILIES, mega, small, vminet
 from mmssm.export import compare_onnx, export_onnx
 from mmssm.export.refusal import PACKAGES
 
