@@ -17,6 +17,8 @@ COMMANDS = (
     'convert',
     'download',
     'predict',
+    'analyse',
+    'report',
 )
 MIM = ('configs', 'tools', 'model-index.yml')
 
