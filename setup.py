@@ -19,6 +19,7 @@ COMMANDS = (
     'predict',
     'analyse',
     'report',
+    'look',
 )
 MIM = ('configs', 'tools', 'model-index.yml')
 
@@ -70,6 +71,7 @@ setup(
         **{name: requirements(name) for name in ('onedl', 'openmmlab', 'dev')},
         'download': ['gdown'],  # weights that are released on Google Drive
         'safetensors': ['safetensors'],  # weights in this format
+        'look': ['matplotlib'],  # pictures of models; OpenMMLab brings it too
     },
     entry_points={
         'console_scripts': [

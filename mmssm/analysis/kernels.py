@@ -118,7 +118,7 @@ def draw_filter(name: str, found: FilterKernels, channels: Sequence[int]) -> 'Fi
 def draw_fusions(kernels: dict[str, Tensor], channels: Sequence[int]) -> 'Figure':
     """A row for each fusion kernel (C, S, S): some channels, then the mean of all."""
     rows, columns = len(kernels), len(channels) + 1
-    high = rows * ((style.WIDTH - 0.4) / columns + 0.1) + 0.8
+    high = rows * ((style.WIDTH - 0.6) / columns + 0.06) + 0.6
     made, axes = style.figure(rows, columns, height=high)
     for places, (name, kernel) in zip(axes, kernels.items(), strict=True):
         chosen = [*kernel[list(channels)], kernel.mean(0)]

@@ -62,7 +62,10 @@ def receptive_field(
     """Contribution of each pixel to the middle of an output; see above.
 
     backbone: (1, C, H, W) -> a map (1, D, h, w), or a tuple or list of maps.
-    images: (B, C, H, W), one after the other.  output: which of the maps.
+    images: (B, C, H, W), one after the other.  output: which of the maps.  Of a map
+    with an odd number of rows or columns the middle cell is up to half a stride beside
+    the middle of the picture, differently for every network: take sizes that twice the
+    stride divides, such as 512 for a stride of 32.
     Returns (H, W), float64.
 
     Raises ValueError for another form, for an output that is not there or no map, and
@@ -151,11 +154,9 @@ def summary(field: Field, form: str) -> dict[str, object]:
 def draw(rows: Mapping[str, Sequence[Field]], form: str) -> 'Figure':
     """Fields side by side, a row for each size, with the squares of half and 99 %."""
     count = max(map(len, rows.values()))
-    width = style.WIDTH if count > 2 else 3.4 * count
-    high = 0.75 + sum(
-        (width - 0.9) / count * max(_aspect(f) for f in fields) + 0.75
-        for fields in rows.values()
-    )
+    width = style.WIDTH if count > 2 else 1.3 + 2.8 * count
+    side = (width - 1.3) / count
+    high = 0.1 + sum(side * max(map(_aspect, fields)) + 0.8 for fields in rows.values())
     made, axes = style.figure(len(rows), count, height=high, width=width)
     for (size, fields), places in zip(rows.items(), axes, strict=True):
         for place in places[len(fields) :]:
@@ -163,29 +164,23 @@ def draw(rows: Mapping[str, Sequence[Field]], form: str) -> 'Figure':
         for field, place in zip(fields, places, strict=False):
             drawn = _draw_one(place, field)
         places[0].set_ylabel(size)
-    bar = made.colorbar(drawn, ax=[p for row in axes for p in row], shrink=0.6)
-    bar.set_ticks(range(-DECADES, 1), labels=['1/1000', '1/100', '1/10', 'largest'])
-    bar.outline.set_visible(False)
-    bar.set_label(f'contribution ({form})')
+    style.decades_bar(made, drawn, axes, DECADES, f'contribution ({form})')
     return made
 
 
 def _draw_one(place: 'Axes', field: Field) -> 'AxesImage':
-    values = field.contribution / field.contribution.max()
-    drawn = place.imshow(
-        values.clamp(min=1e-30).log10().numpy(),
-        cmap=style.AMOUNT,
-        vmin=-DECADES,
-        vmax=0,
-        interpolation='antialiased',
-    )
-    style.picture(place, field.title)
+    drawn = style.show_decades(place, field.contribution, DECADES, field.title)
     found = areas(field.contribution)
     for share, ink in ((0.5, style.COLOURS[1]), (0.99, style.INK)):
         _frame(place, field.contribution.shape, found[share].side, ink)
-    parts = [f'{share:.0%} in {area.ratio:.2%}' for share, area in found.items()]
-    place.set_xlabel(f'{", ".join(parts[:2])}\n{", ".join(parts[2:])}', color=style.INK)
+    parts = [f'{share:.0%} in {_percent(area.ratio)}' for share, area in found.items()]
+    text = f'{", ".join(parts[:2])}\n{", ".join(parts[2:])}'
+    place.set_xlabel(text, color=style.INK, fontsize=8)
     return drawn
+
+
+def _percent(ratio: float) -> str:
+    return f'{ratio:.1%}' if ratio >= 0.01 else f'{ratio:.2%}'
 
 
 def _frame(place: 'Axes', shape: Sequence[int], side: int, ink: str) -> None:

@@ -118,6 +118,40 @@ def show(
     return drawn
 
 
+def show_decades(
+    axes: 'Axes', values: Tensor, decades: int, title: str = ''
+) -> 'AxesImage':
+    """A map (H, W) of amounts over its largest, on a logarithmic scale."""
+    values = values.detach().double().cpu()
+    drawn = axes.imshow(
+        (values / values.max()).clamp(min=1e-30).log10().numpy(),
+        cmap=AMOUNT,
+        vmin=-decades,
+        vmax=0,
+        aspect='equal',
+        interpolation='antialiased',
+    )
+    picture(axes, title)
+    return drawn
+
+
+def decades_bar(
+    made: 'Figure',
+    drawn: 'AxesImage',
+    axes: Sequence[Sequence['Axes']],
+    decades: int,
+    label: str,
+) -> None:
+    """The scale of `show_decades`, beside all axes."""
+    places = [place for row in axes for place in row]
+    shrink = min(1.0, 2.4 / made.get_figheight())
+    bar = made.colorbar(drawn, ax=places, shrink=shrink, aspect=18, pad=0.015)
+    names = ['largest', *(f'1/{10**n:,}' for n in range(1, decades + 1))]
+    bar.set_ticks(range(0, -decades - 1, -1), labels=names)
+    bar.outline.set_visible(False)
+    bar.set_label(label)
+
+
 def show_picture(axes: 'Axes', image: Tensor, title: str = '') -> None:
     """A picture (3, H, W) or (H, W, 3): uint8, or floats from 0 to 1."""
     image = image.detach().cpu()
@@ -127,7 +161,7 @@ def show_picture(axes: 'Axes', image: Tensor, title: str = '') -> None:
     picture(axes, title)
 
 
-def blend(image: Tensor, heat: Tensor, strength: float = 0.5) -> Tensor:
+def blend(image: Tensor, heat: Tensor, strength: float = 0.7) -> Tensor:
     """A picture (3, H, W), 0 to 1, under a map (H, W), 0 to 1, in the colours of HEAT.
 
     The colour covers as much as there is heat, at most `strength`.
@@ -136,7 +170,7 @@ def blend(image: Tensor, heat: Tensor, strength: float = 0.5) -> Tensor:
 
     heat = heat.detach().double().cpu().clamp(0, 1)
     colours = torch.from_numpy(matplotlib.colormaps[HEAT](heat.numpy())[..., :3])
-    cover = (heat * strength * 2).clamp(max=strength)
+    cover = heat * strength
     shown = image.detach().double().cpu()
     return shown * (1 - cover) + colours.permute(2, 0, 1) * cover
 

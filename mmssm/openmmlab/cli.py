@@ -67,6 +67,11 @@ def report(argv: Sequence[str] | None = None) -> None:
     _run('mmssm-report', _report, argv)
 
 
+def look(argv: Sequence[str] | None = None) -> None:
+    """Draw what a model looks at: receptive fields, kernels, mixing, features, CAM."""
+    _run('mmssm-look', _look, argv)
+
+
 def _train(name: str, argv: Sequence[str] | None) -> None:
     parser = _parser(name, train.__doc__)
     _add_amp(parser, 'train')
@@ -227,13 +232,19 @@ def _report(name: str, argv: Sequence[str] | None) -> None:
     main(sys.argv[1:] if argv is None else argv, name)
 
 
+def _look(name: str, argv: Sequence[str] | None) -> None:
+    from mmssm.openmmlab.commands.look import main
+
+    main(argv, name)
+
+
 def add_config(parser: argparse.ArgumentParser, about: str = 'config file') -> None:
     """The arguments CONFIG and --cfg-options."""
     parser.add_argument('config', help=about)
-    add_changes(parser)
+    add_options(parser)
 
 
-def add_changes(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse.ArgumentParser) -> None:
     """The argument --cfg-options."""
     parser.add_argument(
         '--cfg-options',

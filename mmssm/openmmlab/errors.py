@@ -44,4 +44,5 @@ INSTALLS = {
     ),
     'gdown': 'mmssm[download]',
     'safetensors': 'mmssm[safetensors]',
+    'matplotlib': 'mmssm[look]',
 }

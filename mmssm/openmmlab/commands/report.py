@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmssm.openmmlab.cli import add_changes
+from mmssm.openmmlab.cli import add_options
 from mmssm.openmmlab.commands.analyse import add_evaluation, progress
 from mmssm.openmmlab.reporting.material import Options, gather
 from mmssm.openmmlab.reporting.page import page
@@ -46,7 +46,7 @@ def _parser(name: str) -> argparse.ArgumentParser:
     parser.add_argument('work_dir', type=Path, help='work_dir of a training')
     parser.add_argument('--config', help='by default the newest of the work_dir')
     parser.add_argument('--checkpoint', help='by default the best or last one of it')
-    add_changes(parser)
+    add_options(parser)
     parser.add_argument('--out', type=Path, help='(WORK_DIR/report.html)')
     parser.add_argument('--count', type=int, default=6, help='pictures of a kind (6)')
     add_evaluation(parser)

@@ -56,8 +56,8 @@ def load(
     configs.require(cfg, 'test_dataloader')
     scope = configs.task_scope(cfg)
     device = _device(device)
+    check_config(cfg)
     with DefaultScope.overwrite_default_scope(scope):
-        check_config(cfg)
         model = revert_sync_batchnorm(MODELS.build(copy.deepcopy(cfg.model)))
         meta = _load_weights(model, cfg, str(checkpoint))
         dataset = cfg.test_dataloader.dataset
@@ -182,12 +182,25 @@ class Predictor:
         last = head[-1] if isinstance(head, nn.ModuleList) else head
         return float(last.threshold or 0.5)
 
-    def _run(self, images: Sequence[np.ndarray]) -> list:
+    def with_gradients(self, picture: Picture) -> tuple[np.ndarray, object]:
+        """A picture in RGB, (H, W, 3) uint8, and its sample of the host package.
+
+        Scores and logits of the sample have a graph, where the model keeps one.
+        Raises as a call does.
+        """
+        image = self._image(picture)
+        (sample,) = self._run([image], gradients=True)
+        return _rgb(image), sample
+
+    def _run(self, images: Sequence[np.ndarray], gradients: bool = False) -> list:
         """Samples of the model, with predictions."""
         with DefaultScope.overwrite_default_scope(self.scope):
             packed = [self._prepare(self._start(image)) for image in images]
             samples = []
-            with torch.no_grad(), mixed_precision.autocast(self.amp):
+            with (
+                torch.set_grad_enabled(gradients),
+                mixed_precision.autocast(self.amp),
+            ):
                 for batch in self._batches(packed):
                     samples += self.model.test_step(pseudo_collate(batch))
         return samples

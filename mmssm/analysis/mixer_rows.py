@@ -1,0 +1,170 @@
+"""Rows of M for every mixer of a network on a picture: what its positions read."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mmssm.analysis import style
+from mmssm.analysis.mixing import MIXERS, mixing_row
+from mmssm.analysis.mixing_properties import share_nearby, spread
+from mmssm.analysis.receptive_field import evaluating
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+DECADES = 4  # of |M| in a picture
+SPOTS = ((0.5, 0.5), (0.25, 0.75))  # of a picture's height and width
+
+
+class MixerInput(NamedTuple):
+    """A mixer with what it was given; x: (1, C, H, W)."""
+
+    name: str
+    layer: nn.Module
+    x: Tensor
+
+
+class Row(NamedTuple):
+    """What one position reads, over all channels of a mixer.
+
+    weights: (H, W), |M| of the position's row, its sum over the groups divided by the
+    whole.  position: (row, column).  spread: mean distance in cells, weighted by |M|.
+    nearby: share of |M| in the 3 x 3 around the position.
+    """
+
+    weights: Tensor
+    position: tuple[int, int]
+    spread: float
+    nearby: float
+
+
+def mixer_inputs(model: nn.Module, run: Callable[[], object]) -> list[MixerInput]:
+    """Mixers that run, in order, with their inputs; none that is part of another.
+
+    run: calls the model on one picture.  A mixer that takes its norm along, as that of
+    Spatial-Mamba does, gets its input behind the norm.
+    """
+    found: list[MixerInput] = []
+    with _catching(model, found), evaluating(model), torch.no_grad():
+        run()
+    return found
+
+
+def stages(inputs: Sequence[MixerInput]) -> list[list[MixerInput]]:
+    """The mixers by the size of their maps, in the order in which sizes come."""
+    groups: dict[torch.Size, list[MixerInput]] = {}
+    for given in inputs:
+        groups.setdefault(given.x.shape[2:], []).append(given)
+    return [*groups.values()]
+
+
+def row(given: MixerInput, spot: Sequence[float] = SPOTS[0]) -> Row:
+    """The row of M of a position, given as parts of the map's height and width.
+
+    spot: (down, right), from 0 to below 1.
+    Raises ValueError for a spot outside of the map.
+    """
+    if not all(0 <= part < 1 for part in spot):
+        raise ValueError(f'spot is {tuple(spot)}; expected two numbers from 0 to 1')
+    size = tuple(given.x.shape[2:])
+    position = tuple(int(part * n) for part, n in zip(spot, size, strict=True))
+    with torch.no_grad():
+        found = mixing_row(given.layer, given.x, position)[0].abs().double().cpu()
+    weights = found.sum(0)
+    weights = weights / weights.sum()
+    flat = weights.reshape(1, -1)
+    place = torch.tensor([position[0] * size[1] + position[1]])
+    return Row(
+        weights,
+        position,
+        spread(flat, size, place).item(),
+        share_nearby(flat, size, place).item(),
+    )
+
+
+def summary(rows: Mapping[str, Sequence[tuple[str, Row]]]) -> dict[str, object]:
+    """Position, map, spread and share nearby of every row."""
+    return {
+        title: [
+            {
+                'mixer': name,
+                'map': list(found.weights.shape),
+                'position': found.position,
+                'spread': found.spread,
+                'nearby': found.nearby,
+            }
+            for name, found in family
+        ]
+        for title, family in rows.items()
+    }
+
+
+def draw(
+    image: Tensor,
+    families: Mapping[str, Sequence[Sequence[tuple[str, Row]]]],
+    spots: Sequence[Sequence[float]] = SPOTS,
+) -> 'Figure':
+    """A line for each family and spot: the picture, then a row of M for each block.
+
+    image: (3, H, W), 0 to 1.  families: title -> for each spot the blocks, (name, row).
+    Colours stand for |M| over its largest of the map, on a logarithmic scale: what is
+    mixed at a distance is small beside what a position keeps of itself.
+    """
+    lines = [
+        (t, s, r) for t, f in families.items() for s, r in zip(spots, f, strict=True)
+    ]
+    columns = 1 + max(len(rows) for _, _, rows in lines)
+    side = (style.WIDTH - 1.2) / columns * image.shape[1] / image.shape[2]
+    titled = len({title for title, _, _ in lines})
+    high = len(lines) * (side + 0.42) + titled * 0.16 + 0.1
+    made, axes = style.figure(len(lines), columns, height=high)
+    before = None
+    for places, (title, spot, rows) in zip(axes, lines, strict=True):
+        style.show_picture(places[0], image, '' if title == before else title)
+        before = title
+        corner = [p * n for p, n in zip(spot, image.shape[1:], strict=True)]
+        style.mark(places[0], corner)
+        for place in places[len(rows) + 1 :]:
+            place.set_axis_off()
+        for place, (name, found) in zip(places[1:], rows, strict=False):
+            drawn = style.show_decades(place, found.weights, DECADES, name)
+            style.mark(place, found.position)
+            place.set_xlabel(
+                f'spread {found.spread:.1f}, 3×3 {found.nearby:.0%}', fontsize=8
+            )
+    style.decades_bar(made, drawn, axes, DECADES, '|M| of a row')
+    return made
+
+
+@contextmanager
+def _catching(model: nn.Module, found: list[MixerInput]) -> Iterator[None]:
+    """Put what mixers are given into `found` while the block runs."""
+    running: list[nn.Module] = []
+
+    def enter(name: str) -> Callable[..., None]:
+        def hook(layer: nn.Module, given: tuple) -> None:
+            if not running:
+                x, *others = given
+                norm = next((o for o in others if isinstance(o, nn.Module)), None)
+                x = x if norm is None else norm(x)
+                found.append(MixerInput(name, layer, x.detach()))
+            running.append(layer)
+
+        return hook
+
+    def leave(*_: object) -> None:
+        running.pop()
+
+    handles = []
+    for name, module in model.named_modules():
+        if isinstance(module, tuple(MIXERS)):
+            handles.append(module.register_forward_pre_hook(enter(name)))
+            handles.append(module.register_forward_hook(leave))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
