@@ -1,12 +1,12 @@
 """Look at runs and data: learning curves, confusions, worst pictures, the pipeline."""
 
 import argparse
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from rich.progress import track
 
+from mmssm.analysis import style
 from mmssm.openmmlab.cli import add_config
 from mmssm.openmmlab.engine.configs import read_config
 from mmssm.openmmlab.errors import UserError
@@ -16,9 +16,7 @@ from mmssm.openmmlab.reporting import confusion, curves, pairs, sheets
 from mmssm.openmmlab.reporting.browsing import Feed
 from mmssm.openmmlab.reporting.evaluating import Evaluation, evaluate, spread, worst
 from mmssm.openmmlab.reporting.losses import Losses
-from mmssm.openmmlab.reporting.style import png
 from mmssm.openmmlab.reporting.truth import Truths
-from mmssm.weights import write_whole
 
 LOADERS = ('train', 'val', 'test')
 
@@ -92,8 +90,10 @@ def _curves(args: argparse.Namespace) -> None:
         curves.read_run(folder, name)
         for folder, name in zip(args.work_dir, names, strict=True)
     ]
-    write_whole(args.out / 'curves.png', png(curves.draw(runs)))
-    _write_json(args.out / 'curves.json', {'runs': [run.as_json() for run in runs]})
+    style.write_figure(args.out / 'curves.png', curves.draw(runs))
+    style.write_numbers(
+        args.out / 'curves.json', {'runs': [run.as_json() for run in runs]}
+    )
     for run in runs:
         for note in run.notes:
             print(f'{run.name}: {note}')
@@ -104,8 +104,8 @@ def _confusion(args: argparse.Namespace) -> None:
     model, truths, result = _evaluate(args, loss=False)
     of = 'pixels' if truths.of_pixels else 'objects'
     figure = confusion.draw(result.labels, result.confusion, of)
-    write_whole(args.out / 'confusion.png', png(figure))
-    _write_json(args.out / 'confusion.json', as_json(result, of))
+    style.write_figure(args.out / 'confusion.png', figure)
+    style.write_numbers(args.out / 'confusion.json', as_json(result, of))
     print(table(result.rows))
     print('  '.join(f'{key} {shown(v)}' for key, v in result.overall.items()))
     for real, found, count in confusion.confused(result.labels, result.confusion, 5):
@@ -126,7 +126,7 @@ def _worst(args: argparse.Namespace) -> None:
         content[f'by_{kind}'] = [outcome.index for outcome in chosen]
     measure = 'mean IoU' if truths.of_pixels else 'F1'
     content = {**content, 'measure': measure, 'pictures': outcomes(result)}
-    _write_json(args.out / 'worst.json', content)
+    style.write_numbers(args.out / 'worst.json', content)
     _tell(args.out, *written, 'worst.json')
 
 
@@ -142,7 +142,7 @@ def _browse(args: argparse.Namespace) -> None:
         for index, tile in zip(chosen, tiles, strict=True)
     ]
     content = {'data': args.data, 'seed': args.seed, 'pictures': entries}
-    _write_json(args.out / 'browse.json', content)
+    style.write_numbers(args.out / 'browse.json', content)
     _tell(args.out, 'browse.png', 'browse.json')
 
 
@@ -204,23 +204,6 @@ def shown(value: object) -> str:
     if value is None:
         return '-'
     return f'{value:.3f}' if isinstance(value, float) else str(value)
-
-
-def _write_json(path: Path, content: Mapping) -> None:
-    """Numbers that are not finite become null."""
-    text = json.dumps(finite(content), indent=1, allow_nan=False, ensure_ascii=False)
-    write_whole(path, f'{text}\n'.encode())
-
-
-def finite(value: object) -> object:
-    """Containers with None in the place of numbers that JSON does not have."""
-    if isinstance(value, Mapping):
-        return {key: finite(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(part) for part in value]
-    if isinstance(value, float) and not abs(value) < float('inf'):
-        return None
-    return value
 
 
 def _tell(folder: Path, *names: str) -> None:
