@@ -18,6 +18,8 @@ COMMANDS = (
     'download',
     'predict',
     'export',
+    'analyse',
+    'report',
     'look',
 )
 MIM = ('configs', 'tools', 'model-index.yml')

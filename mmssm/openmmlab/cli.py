@@ -62,6 +62,16 @@ def export(argv: Sequence[str] | None = None) -> None:
     _run('mmssm-export', _export, argv)
 
 
+def analyse(argv: Sequence[str] | None = None) -> None:
+    """Look at runs and data: curves, confusions, worst pictures, the pipeline."""
+    _run('mmssm-analyse', _analyse, argv)
+
+
+def report(argv: Sequence[str] | None = None) -> None:
+    """Write a page about a training: curves, metrics, pictures, data and config."""
+    _run('mmssm-report', _report, argv)
+
+
 def look(argv: Sequence[str] | None = None) -> None:
     """Draw what a model looks at: receptive fields, kernels, mixing, features, CAM."""
     _run('mmssm-look', _look, argv)
@@ -219,6 +229,18 @@ def _export(name: str, argv: Sequence[str] | None) -> int:
     from mmssm.openmmlab.commands.export import main
 
     return main(argv, name)
+
+
+def _analyse(name: str, argv: Sequence[str] | None) -> None:
+    from mmssm.openmmlab.commands.analyse import main
+
+    main(argv, name)
+
+
+def _report(name: str, argv: Sequence[str] | None) -> None:
+    from mmssm.openmmlab.commands.report import main
+
+    main(sys.argv[1:] if argv is None else argv, name)
 
 
 def _look(name: str, argv: Sequence[str] | None) -> None:
