@@ -66,7 +66,7 @@ STYLE = {
 def styled() -> Iterator[None]:
     """Draw and save inside of it, in this look; nothing else in the process changes."""
     import matplotlib
-    from cycler import cycler
+    from matplotlib.rcsetup import cycler
 
     with matplotlib.rc_context({**STYLE, 'axes.prop_cycle': cycler(color=COLOURS)}):
         yield
