@@ -66,7 +66,7 @@ STYLE = {
 def styled() -> Iterator[None]:
     """Draw and save inside of it, in this look; nothing else in the process changes."""
     import matplotlib
-    from cycler import cycler
+    from matplotlib.rcsetup import cycler
 
     with matplotlib.rc_context({**STYLE, 'axes.prop_cycle': cycler(color=COLOURS)}):
         yield
@@ -82,6 +82,11 @@ def figure(
     made = Figure(figsize=(width, height))
     FigureCanvasAgg(made)
     return made, made.subplots(rows, columns, squeeze=False).tolist()
+
+
+def title_height(*titles: str) -> float:
+    """Inches that the longest of some titles needs above its axes."""
+    return 0.17 * max(title.count('\n') + 1 for title in titles) + 0.03
 
 
 def picture(axes: 'Axes', title: str = '') -> None:
