@@ -81,6 +81,8 @@ def load_file(path: str | os.PathLike) -> dict[str, object]:
             content = _read(file, size, local)
         except DAMAGED as error:
             reason = str(error) if isinstance(error, DamagedFile) else _raw(error)
+            # names in it come from the file
+            reason = ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in reason)
             raise ValueError(
                 f'{str(path)!r} is not a complete checkpoint ({reason}); its size is '
                 f'{size} bytes: compare with the source, download it again'

@@ -155,7 +155,7 @@ def test_results_are_written_for_programs_and_people(tmp_path):
     page.write_text(f'# Title\n\n{report.MARK.format("cpu")}\nold\n{report.END}\nend\n')
     files = {name: tmp_path / f'new/results.{name}' for name in ('json', 'markdown')}
     options = [part for name, path in files.items() for part in (f'--{name}', path)]
-    scan = ['--groups', 'ops', '--cases', '*scan', *SMALL]
+    scan = ['--groups', 'ops', '--cases', '*selective_scan', *SMALL]
     assert status([*scan, *map(str, options), '--into', str(page), 'cpu']) == 0
     written = json.loads(files['json'].read_text())
     assert {'torch', 'device', 'TF32', 'threads', 'dtype', 'batch', 'commit'} <= set(

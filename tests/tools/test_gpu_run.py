@@ -151,7 +151,7 @@ def test_another_process_goes_on(end, told, tmp_path, monkeypatch):
     command = [sys.executable, '-c', PROGRAM.replace('{end}', end), str(file)]
     monkeypatch.setattr(gpu_run, 'child', lambda args, until: command)
     monkeypatch.setattr(gpu_run, 'LIMIT', 0.5)
-    gpu_run.main(['--out', str(tmp_path), '--minutes', '1'])
+    gpu_run.main(['--out', str(tmp_path), '--minutes', '1', '--device', 'cpu'])
     first, second = Ledger(file).rows()
     assert first['status'] == DIED
     assert told in first['error']
@@ -161,7 +161,7 @@ def test_another_process_goes_on(end, told, tmp_path, monkeypatch):
 def test_a_used_folder_is_refused(tmp_path):
     (tmp_path / 'rows.jsonl').write_text('')
     with pytest.raises(SystemExit, match='empty folder'):
-        gpu_run.main(['--out', str(tmp_path)])
+        gpu_run.main(['--out', str(tmp_path), '--device', 'cpu'])
 
 
 def test_jobs_of_the_compilation_have_names_of_their_own():

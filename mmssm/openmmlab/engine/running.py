@@ -106,20 +106,21 @@ def train(
     command = resume_command(cfg, arguments, os.environ)
     stop = StopHook(command)
     held = only_run_in(cfg.work_dir) if is_first(cfg.launcher) else nullcontext()
-    with held, process_group(cfg), mishaps_told(command):
+    with process_group(cfg), mishaps_told(command):
         if not skip_checks:
             notes += check_before_training(cfg, ('train', 'val'))
-        runner = _build_runner(cfg, [*hooks, stop], notes)
-        if runner.distributed:
-            keep_strides(runner.model)
-        try:
-            with explaining_empty(cfg, ('train', 'val')):
-                prepare_schedule(runner, fit_schedule)
-                runner.train()
-        finally:
-            stop.restore()
-            _close(runner)
-            del runner
+        with held:
+            runner = _build_runner(cfg, [*hooks, stop], notes)
+            if runner.distributed:
+                keep_strides(runner.model)
+            try:
+                with explaining_empty(cfg, ('train', 'val')):
+                    prepare_schedule(runner, fit_schedule)
+                    runner.train()
+            finally:
+                stop.restore()
+                _close(runner)
+                del runner
 
 
 def evaluate(
