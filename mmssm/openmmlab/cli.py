@@ -57,6 +57,21 @@ def predict(argv: Sequence[str] | None = None) -> None:
     _run('mmssm-predict', _predict, argv)
 
 
+def export(argv: Sequence[str] | None = None) -> None:
+    """Write a trained model as an ONNX file or a program of torch.export."""
+    _run('mmssm-export', _export, argv)
+
+
+def analyse(argv: Sequence[str] | None = None) -> None:
+    """Look at runs and data: curves, confusions, worst pictures, the pipeline."""
+    _run('mmssm-analyse', _analyse, argv)
+
+
+def report(argv: Sequence[str] | None = None) -> None:
+    """Write a page about a training: curves, metrics, pictures, data and config."""
+    _run('mmssm-report', _report, argv)
+
+
 def look(argv: Sequence[str] | None = None) -> None:
     """Draw what a model looks at: receptive fields, kernels, mixing, features, CAM."""
     _run('mmssm-look', _look, argv)
@@ -208,6 +223,24 @@ def _predict(name: str, argv: Sequence[str] | None) -> int:
     from mmssm.openmmlab.commands.predict import main
 
     return main(argv, name)
+
+
+def _export(name: str, argv: Sequence[str] | None) -> int:
+    from mmssm.openmmlab.commands.export import main
+
+    return main(argv, name)
+
+
+def _analyse(name: str, argv: Sequence[str] | None) -> None:
+    from mmssm.openmmlab.commands.analyse import main
+
+    main(argv, name)
+
+
+def _report(name: str, argv: Sequence[str] | None) -> None:
+    from mmssm.openmmlab.commands.report import main
+
+    main(sys.argv[1:] if argv is None else argv, name)
 
 
 def _look(name: str, argv: Sequence[str] | None) -> None:
