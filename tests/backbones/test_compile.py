@@ -11,6 +11,7 @@ import mmssm.registry  # noqa: F401 (builds hosts from configs)
 from mmssm.backbones import MILA, Mega, SpatialMamba, VMamba, VMINet
 from mmssm.hosts import SSM2DHost
 
+ROUNDING = 1e-12  # biases before a batch norm have no gradient but this
 SMALL = dict(channels=4, depths=(1, 1))
 CONVNEXT = dict(type='mmssm.ConvNeXt', arch=SMALL, out_indices=(0, 1))
 SWIN = dict(
@@ -61,7 +62,10 @@ def test_training_step_equals_eager(backbone):
     other.train()
     expected = train_step(backbone, backbone)
     for actual, exact in zip(train_step(other, compiled), expected, strict=True):
-        assert_equal_in_double(actual, exact)
+        if exact.abs().max() < ROUNDING:
+            assert actual.abs().max() < ROUNDING
+        else:
+            assert_equal_in_double(actual, exact)
 
 
 @pytest.mark.parametrize(
