@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmssm.analysis import style
+from mmssm.backbones import HierarchicalBackbone
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -46,6 +47,29 @@ def channel_norm(features: Tensor) -> Tensor:
     return features.detach().double().cpu().square().sum(0).sqrt()
 
 
+def contrast(values: Tensor) -> Tensor:
+    """From its smallest value as 0 to its largest as 1; zeros where all are alike."""
+    low, high = values.min(), values.max()
+    if high - low <= 1e-6 * high.abs():  # nothing but rounding
+        return torch.zeros_like(values)
+    return (values - low) / (high - low)
+
+
+def stage_maps(backbone: nn.Module, x: Tensor) -> list[Tensor]:
+    """The map (C, H, W) of each stage for one picture x (1, C, H, W).
+
+    Of the backbones of this package before the norms of the outputs, behind which all
+    positions have nearly the same norm; of others their outputs.
+    """
+    with torch.no_grad():
+        if isinstance(backbone, HierarchicalBackbone):
+            maps = [*backbone.maps(x)]
+        else:
+            maps = backbone(x)
+    maps = [maps] if isinstance(maps, Tensor) else maps
+    return [values[0] for values in maps]
+
+
 def summary(maps: Sequence[Tensor]) -> list[dict[str, object]]:
     """Of each map (C, H, W): its shape, shares of variance, norms."""
     found = []
@@ -56,8 +80,11 @@ def summary(maps: Sequence[Tensor]) -> list[dict[str, object]]:
             {
                 'shape': list(features.shape),
                 'share_of_variance': shares,
-                'mean_norm': norms.mean(),
-                'largest_norm': norms.max(),
+                'norm': {
+                    'smallest': norms.min(),
+                    'mean': norms.mean(),
+                    'largest': norms.max(),
+                },
             }
         )
     return found
@@ -70,7 +97,7 @@ def draw(image: Tensor, rows: dict[str, Sequence[Tensor]]) -> 'Figure':
     """
     columns = max(map(len, rows.values())) + 1
     side = (style.WIDTH - 0.3) / columns * image.shape[1] / image.shape[2]
-    high = len(rows) * 2 * (side + 0.3) + 0.2
+    high = len(rows) * (2 * side + 0.95) + 0.1
     made, axes = style.figure(2 * len(rows), columns, height=high)
     for index, (title, maps) in enumerate(rows.items()):
         colours, norms = axes[2 * index : 2 * index + 2]
@@ -83,7 +110,8 @@ def draw(image: Tensor, rows: dict[str, Sequence[Tensor]]) -> 'Figure':
         norms[0].text(
             0.5,
             0.5,
-            'above: main components\nas red, green, blue\n\nright: norm over channels',
+            'above: main components\nas red, green, blue\n\n'
+            'right: norm over channels,\nlight least, dark most',
             ha='center',
             va='center',
             color=style.QUIET,
@@ -99,5 +127,7 @@ def draw(image: Tensor, rows: dict[str, Sequence[Tensor]]) -> 'Figure':
                 f'map {stage}: {channels} x {height} x {width}',
             )
             colours[stage].set_xlabel(f'{shares.sum():.0%} of the variance')
-            style.show(norms[stage], channel_norm(features))
+            values = channel_norm(features)
+            style.show(norms[stage], contrast(values), top=1)
+            norms[stage].set_xlabel(f'{values.min():.3g} to {values.max():.3g}')
     return made

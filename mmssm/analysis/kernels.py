@@ -96,7 +96,7 @@ def draw_filter(name: str, found: FilterKernels, channels: Sequence[int]) -> 'Fi
     rows, columns = len(found.kernels), len(channels)
     height, width = next(iter(found.kernels.values())).shape[1:]
     side = (style.WIDTH - 0.4) / columns
-    high = rows * (side * height / width + 0.12) + 0.85
+    high = rows * (side * height / width + 0.03) + 0.55
     made, axes = style.figure(rows, columns, height=high)
     for column, channel in enumerate(channels):
         largest = max(k[channel].abs().max() for k in found.kernels.values())

@@ -15,7 +15,7 @@ from mmssm.analysis.receptive_field import evaluating
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-DECADES = 4  # of |M| in a picture
+DECADES = 3  # of |M| in a picture
 SPOTS = ((0.5, 0.5), (0.25, 0.75))  # of a picture's height and width
 
 
@@ -32,13 +32,21 @@ class Row(NamedTuple):
 
     weights: (H, W), |M| of the position's row, its sum over the groups divided by the
     whole.  position: (row, column).  spread: mean distance in cells, weighted by |M|.
-    nearby: share of |M| in the 3 x 3 around the position.
+    nearby: share of |M| in the 3 x 3 around the position.  own: on the position itself.
     """
 
     weights: Tensor
     position: tuple[int, int]
     spread: float
     nearby: float
+    own: float
+
+    @property
+    def largest_other(self) -> float:
+        """Largest weight of another position; 0 where there is none."""
+        others = self.weights.clone()
+        others[self.position] = 0
+        return others.max().item()
 
 
 def mixer_inputs(model: nn.Module, run: Callable[[], object]) -> list[MixerInput]:
@@ -82,6 +90,7 @@ def row(given: MixerInput, spot: Sequence[float] = SPOTS[0]) -> Row:
         position,
         spread(flat, size, place).item(),
         share_nearby(flat, size, place).item(),
+        weights[position].item(),
     )
 
 
@@ -95,6 +104,7 @@ def summary(rows: Mapping[str, Sequence[tuple[str, Row]]]) -> dict[str, object]:
                 'position': found.position,
                 'spread': found.spread,
                 'nearby': found.nearby,
+                'own': found.own,
             }
             for name, found in family
         ]
@@ -110,8 +120,8 @@ def draw(
     """A line for each family and spot: the picture, then a row of M for each block.
 
     image: (3, H, W), 0 to 1.  families: title -> for each spot the blocks, (name, row).
-    Colours stand for |M| over its largest of the map, on a logarithmic scale: what is
-    mixed at a distance is small beside what a position keeps of itself.
+    Colours stand for |M| over the largest of another position, on a logarithmic scale:
+    all of them may be small beside what a position keeps of itself.
     """
     lines = [
         (t, s, r) for t, f in families.items() for s, r in zip(spots, f, strict=True)
@@ -119,7 +129,7 @@ def draw(
     columns = 1 + max(len(rows) for _, _, rows in lines)
     side = (style.WIDTH - 1.2) / columns * image.shape[1] / image.shape[2]
     titled = len({title for title, _, _ in lines})
-    high = len(lines) * (side + 0.42) + titled * 0.16 + 0.1
+    high = len(lines) * (side + 0.55) + titled * 0.2 + 0.1
     made, axes = style.figure(len(lines), columns, height=high)
     before = None
     for places, (title, spot, rows) in zip(axes, lines, strict=True):
@@ -130,12 +140,16 @@ def draw(
         for place in places[len(rows) + 1 :]:
             place.set_axis_off()
         for place, (name, found) in zip(places[1:], rows, strict=False):
-            drawn = style.show_decades(place, found.weights, DECADES, name)
+            drawn = style.show_decades(
+                place, found.weights, DECADES, name, top=found.largest_other
+            )
             style.mark(place, found.position)
             place.set_xlabel(
-                f'spread {found.spread:.1f}, 3×3 {found.nearby:.0%}', fontsize=8
+                f'itself {found.own:.1%}, 3×3 {found.nearby:.1%}\n'
+                f'spread {found.spread:.2f} cells',
+                fontsize=8,
             )
-    style.decades_bar(made, drawn, axes, DECADES, '|M| of a row')
+    style.decades_bar(made, drawn, axes, DECADES, '|M|, of other positions')
     return made
 
 

@@ -66,7 +66,7 @@ STYLE = {
 def styled() -> Iterator[None]:
     """Draw and save inside of it, in this look; nothing else in the process changes."""
     import matplotlib
-    from cycler import cycler
+    from matplotlib.rcsetup import cycler
 
     with matplotlib.rc_context({**STYLE, 'axes.prop_cycle': cycler(color=COLOURS)}):
         yield
@@ -119,12 +119,18 @@ def show(
 
 
 def show_decades(
-    axes: 'Axes', values: Tensor, decades: int, title: str = ''
+    axes: 'Axes',
+    values: Tensor,
+    decades: int,
+    title: str = '',
+    *,
+    top: float | None = None,
 ) -> 'AxesImage':
-    """A map (H, W) of amounts over its largest, on a logarithmic scale."""
+    """A map (H, W) of amounts over top or its largest, on a logarithmic scale."""
     values = values.detach().double().cpu()
+    top = top or float(values.max())
     drawn = axes.imshow(
-        (values / values.max()).clamp(min=1e-30).log10().numpy(),
+        (values / top).clamp(min=1e-30).log10().numpy(),
         cmap=AMOUNT,
         vmin=-decades,
         vmax=0,

@@ -1,8 +1,10 @@
 """Principal components and norms of maps, by hand."""
 
 import torch
+from torch import nn
 
 from mmssm.analysis import features, style
+from mmssm.backbones import SpatialMamba
 
 
 def test_one_pattern_is_one_component():
@@ -49,6 +51,27 @@ def test_norms():
     assert (features.channel_norm(maps) == 5).all()
 
 
+def test_contrast():
+    found = features.contrast(torch.tensor([[1.0, 3.0, 5.0]]))
+    assert found.tolist() == [[0, 0.5, 1]]
+    assert (features.contrast(torch.full((2, 2), 7.0)) == 0).all()
+
+
+def test_maps_before_the_norms_of_the_outputs():
+    torch.manual_seed(0)
+    arch = dict(channels=8, depths=(1, 1))
+    model = SpatialMamba(arch, out_indices=(0, 1)).eval()
+    x = torch.randn(1, 3, 33, 40)
+    for values, output, name in zip(
+        features.stage_maps(model, x), model(x), '01', strict=True
+    ):
+        expected = model.out_norms[name](values[None])
+        torch.testing.assert_close(output, expected)
+    plain = nn.Conv2d(3, 4, 3)
+    (only,) = features.stage_maps(plain, x)
+    assert torch.equal(only, plain(x)[0])
+
+
 def test_drawing(tmp_path):
     image = torch.rand(3, 16, 20)
     maps = [torch.randn(4, 8, 10), torch.randn(6, 4, 5)]
@@ -58,4 +81,6 @@ def test_drawing(tmp_path):
     assert len(made.axes) == 12
     first, second = features.summary(maps)
     assert first['shape'] == [4, 8, 10]
-    assert second['largest_norm'] >= second['mean_norm'] > 0
+    assert (
+        second['norm']['largest'] > second['norm']['mean'] > second['norm']['smallest']
+    )

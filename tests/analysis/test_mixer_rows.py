@@ -84,6 +84,9 @@ def test_rows_are_those_of_the_matrix(name):
         matrix = mixing_matrix(given.layer, given.x)
     expected = matrix[0, :, place].abs().sum(0)
     assert_equal_in_double(found.weights.flatten(), expected / expected.sum())
+    flat = found.weights.flatten()
+    assert found.own == flat[place].item()
+    assert found.largest_other == flat[torch.arange(len(flat)) != place].max().item()
     top, left = (max(p - 1, 0) for p in found.position)
     near = found.weights[top : found.position[0] + 2, left : found.position[1] + 2]
     assert found.nearby == pytest.approx(near.sum().item())

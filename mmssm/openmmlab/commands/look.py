@@ -139,7 +139,8 @@ def _mixing(args: argparse.Namespace) -> tuple['Figure', dict]:
         for row in rows:
             print(
                 f'  {row["mixer"]:9} at {tuple(row["position"])} of {row["map"]}: '
-                f'spread {row["spread"]:.2f} cells, {row["nearby"]:.1%} within 3 x 3'
+                f'{row["own"]:.1%} on itself, {row["nearby"]:.1%} within 3 x 3, spread '
+                f'{row["spread"]:.2f} cells'
             )
     drawn = mixer_rows.draw(picture, families, args.at or mixer_rows.SPOTS)
     return drawn, {'image': str(args.image), 'stage': args.stage, 'rows': summary}
@@ -149,9 +150,8 @@ def _features(args: argparse.Namespace) -> tuple['Figure', dict]:
     picture = subjects.read(args.image, _one(args.size))
     rows = {}
     for subject in _subjects(args):
-        with torch.no_grad():
-            maps = subject.backbone(subject.input(picture))
-        rows[subject.title] = [values[0] for values in maps]
+        x = subject.input(picture)
+        rows[subject.title] = features.stage_maps(subject.backbone, x)
     numbers = {
         title.replace('\n', ', '): features.summary(maps)
         for title, maps in rows.items()

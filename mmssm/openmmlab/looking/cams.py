@@ -109,7 +109,8 @@ def look(
         method: [over(_heat(model, maps, answer, method)) for answer in answers]
         for method in methods
     }
-    drawn = model(picture, score=score).draw()[: size[0], : size[1]]
+    drawn = model(picture, score=score).draw()
+    drawn = drawn[: round(drawn.shape[1] * size[0] / size[1])]  # without a legend
     eigen = over([cam.eigen_cam(values) for values in maps])
     return Found(_picture(image), _picture(drawn), answers, heats, eigen)
 
