@@ -17,6 +17,7 @@ COMMANDS = (
     'convert',
     'download',
     'predict',
+    'export',
     'analyse',
     'report',
     'look',
@@ -71,6 +72,7 @@ setup(
         **{name: requirements(name) for name in ('onedl', 'openmmlab', 'dev')},
         'download': ['gdown'],  # weights that are released on Google Drive
         'safetensors': ['safetensors'],  # weights in this format
+        'onnx': ['onnx', 'onnxscript', 'onnxruntime'],  # files for other runtimes
         'look': ['matplotlib'],  # pictures of models; OpenMMLab brings it too
     },
     entry_points={

@@ -38,7 +38,8 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x, position = self.conv(x), self.position
-        if x.shape[2:] != position.shape[1:]:
+        # a recorded graph is for any size; resizing to the same size changes nothing
+        if torch.compiler.is_exporting() or x.shape[2:] != position.shape[1:]:
             position = F.interpolate(
                 position[None], x.shape[2:], mode='bicubic', align_corners=False
             )[0]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from mmssm.layers import ChannelNorm
@@ -36,7 +37,10 @@ def pyramid_level(channels: int, stride: int, target: int) -> nn.Sequential:
 def crop(x: Tensor, size: Sequence[int], stride: int) -> Tensor:
     """The part of a map of this stride that an image of (H, W) covers, contiguous."""
     height, width = (-(-side // stride) for side in size)
-    return x[..., :height, :width].contiguous()
+    part = x[..., :height, :width]
+    if torch.compiler.is_exporting():  # whether it is contiguous depends on the size
+        return part.clone(memory_format=torch.contiguous_format)
+    return part.contiguous()
 
 
 class Pyramid(nn.Module):

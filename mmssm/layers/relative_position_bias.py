@@ -25,11 +25,14 @@ class RelativePositionBias(nn.Module):
 
     def forward(self, height: int, width: int) -> Tensor:
         table = self._table()
-        if (height, width) != self.grid:
+        recorded = torch.compiler.is_exporting()  # with sizes that may be any
+        if recorded or (height, width) != self.grid:
             size = (2 * height - 1, 2 * width - 1)
             table = F.interpolate(
                 table[None, None], size, mode='bilinear', align_corners=False
             )[0, 0]
+        if recorded:
+            return _read(table, height, width)
         # window y', x' of the table holds the keys of query H - 1 - y', W - 1 - x'
         windows = table.unfold(0, height, 1).unfold(1, width, 1)  # (H, W, H, W)
         return windows.flip(0, 1).reshape(height * width, height * width)
@@ -40,3 +43,13 @@ class RelativePositionBias(nn.Module):
         rows = torch.arange(1 - height, height, device=self.bias.device)
         columns = torch.arange(1 - width, width, device=self.bias.device)
         return self.bias[height * width - 1 + rows[:, None] * width + columns]
+
+
+def _read(table: Tensor, height: int, width: int) -> Tensor:
+    """The same by index, for sizes that windows of a recorded graph cannot have."""
+    rows = torch.arange(height, device=table.device)
+    columns = torch.arange(width, device=table.device)
+    down = rows - rows[:, None] + height - 1  # (H, H), rows for queries
+    right = columns - columns[:, None] + width - 1
+    found = table[down[:, None, :, None], right[None, :, None, :]]  # (H, W, H, W)
+    return found.reshape(height * width, height * width)

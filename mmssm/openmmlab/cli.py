@@ -57,6 +57,11 @@ def predict(argv: Sequence[str] | None = None) -> None:
     _run('mmssm-predict', _predict, argv)
 
 
+def export(argv: Sequence[str] | None = None) -> None:
+    """Write a trained model as an ONNX file or a program of torch.export."""
+    _run('mmssm-export', _export, argv)
+
+
 def analyse(argv: Sequence[str] | None = None) -> None:
     """Look at runs and data: curves, confusions, worst pictures, the pipeline."""
     _run('mmssm-analyse', _analyse, argv)
@@ -216,6 +221,12 @@ def _download(name: str, argv: Sequence[str] | None) -> int | None:
 
 def _predict(name: str, argv: Sequence[str] | None) -> int:
     from mmssm.openmmlab.commands.predict import main
+
+    return main(argv, name)
+
+
+def _export(name: str, argv: Sequence[str] | None) -> int:
+    from mmssm.openmmlab.commands.export import main
 
     return main(argv, name)
 

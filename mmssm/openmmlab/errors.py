@@ -44,5 +44,6 @@ INSTALLS = {
     ),
     'gdown': 'mmssm[download]',
     'safetensors': 'mmssm[safetensors]',
+    **dict.fromkeys(('onnx', 'onnxscript', 'onnxruntime'), 'mmssm[onnx]'),
     'matplotlib': 'mmssm[look]',
 }

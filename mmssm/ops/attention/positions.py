@@ -30,7 +30,9 @@ def resample_positions(
         )
     if len(size) != 2 or min(size) < 1:
         raise ValueError(f'size is {tuple(size)}; expected (H, W), both from 1')
-    if mode != 'mean' and weight.shape == torch.Size(size):
+    # a size of a recorded graph may be any: there the matrices are those of identity
+    recorded = torch.compiler.is_exporting()
+    if mode != 'mean' and not recorded and weight.shape == torch.Size(size):
         return weight
     area = size[0] * size[1]
     with no_autocast(weight):
@@ -46,16 +48,16 @@ def resample_positions(
 
 def _resampling(old: int, new: int, mode: str, like: Tensor) -> Tensor:
     """(new, old): how each new position reads the old ones; every row sums to 1."""
-    step = old / new
     options = {'dtype': like.dtype, 'device': like.device}
+    step = old / torch.full((), new, **options)
     centres = (torch.arange(new, **options) + 0.5) * step
     cells = torch.arange(old, **options) + 0.5
     distance = (centres[:, None] - cells).abs()
     if mode == 'area':  # of two intervals, one step and one cell long
-        values = ((step + 1) / 2 - distance).clamp(0, min(step, 1))
+        values = ((step + 1) / 2 - distance).clamp_min(0).minimum(step.clamp_max(1))
     else:
         kernel = _cubic if mode == 'bicubic' else _triangle
-        values = kernel(distance / max(step, 1))
+        values = kernel(distance / step.clamp_min(1))
     return values / values.sum(1, keepdim=True)
 
 

@@ -1,0 +1,72 @@
+"""The part of a detector or a segmenter that is one function of a batch of pictures."""
+
+from mmdet.models import SingleStageDetector, TwoStageDetector
+from mmengine.model import ImgDataPreprocessor
+from mmseg.models import EncoderDecoder
+from torch import Tensor, nn
+
+from mmssm.openmmlab.errors import UserError
+
+
+class RawOutputs(nn.Module):
+    """Pictures, normalised -> what the last layers give: tensors, in nested tuples.
+
+    Segmenters: the logits of decode_head.  Detectors of one stage: the maps of
+    bbox_head.  Of two stages: the maps of the neck, then those of rpn_head; what
+    follows picks a number of regions that depends on the picture (NMS, RoIAlign).
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.backbone = model.backbone
+        self.neck = getattr(model, 'neck', None)
+        self.two_stages = isinstance(model, TwoStageDetector)
+        if self.two_stages:
+            self.head = model.rpn_head
+        else:
+            self.head = getattr(model, 'bbox_head', None) or model.decode_head
+
+    def forward(self, x: Tensor) -> object:
+        maps = self.backbone(x)
+        if self.neck is not None:
+            maps = self.neck(maps)
+        found = self.head(maps)
+        return (tuple(maps), found) if self.two_stages else found
+
+
+def exportable(model: nn.Module, backbone_alone: bool = False) -> nn.Module:
+    """The part of the model that can be exported.
+
+    Raises UserError for models whose raw outputs are not one function of a picture.
+    """
+    if backbone_alone:
+        return model.backbone
+    kinds = (SingleStageDetector, TwoStageDetector, EncoderDecoder)
+    cascade = isinstance(getattr(model, 'decode_head', None), nn.ModuleList)
+    if not isinstance(model, kinds) or cascade:
+        raise UserError(
+            f'{type(model).__name__} cannot be exported; expected a detector of one or '
+            'two stages or an encoder with one decode head. Its backbone can: '
+            '--backbone'
+        )
+    if isinstance(model, TwoStageDetector) and model.rpn_head is None:
+        raise UserError(
+            f'{type(model).__name__} has no RPN, hence no raw outputs; its backbone '
+            'can be exported: --backbone'
+        )
+    return RawOutputs(model)
+
+
+def preparation(model: nn.Module) -> str:
+    """What has to be done to a picture before the exported part, in words."""
+    given = model.data_preprocessor
+    if not isinstance(given, ImgDataPreprocessor) and not hasattr(given, 'mean'):
+        return 'prepare pictures as the data_preprocessor of the config does'
+    if getattr(given, 'mean', None) is None:
+        return 'pictures go in as they are read'
+    order = 'RGB' if getattr(given, 'channel_conversion', False) else 'as read'
+    mean, std = (
+        ', '.join(f'{v:g}' for v in t.flatten().tolist())
+        for t in (given.mean, given.std)
+    )
+    return f'channels {order}, minus ({mean}), divided by ({std})'
