@@ -116,6 +116,18 @@ def test_losses_are_those_of_the_training(trained, task):
     assert found == pytest.approx(float(expected), rel=1e-5)
 
 
+def test_losses_with_drawn_samples_are_repeated(trained):
+    cfg = read_config(str(trained / 'detection.py'))
+    model = mmssm.load(cfg, run_files.find_checkpoint(trained / 'detection'), 'cpu')
+    losses = Losses(model, cfg, Truths(cfg))
+    model.model.loss = lambda *_: {'loss_drawn': torch.rand(())}
+    before = torch.random.get_rng_state()
+    first = losses(0)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    torch.rand(9)
+    assert losses(1) == first
+
+
 def test_browse(analysed):
     content, out = analysed('browse', 'detection', '--count', '3')
     assert [p['index'] for p in content['pictures']] == [0, 2, 3]
