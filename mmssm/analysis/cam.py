@@ -118,9 +118,11 @@ def draw(image: Tensor, rows: Sequence[tuple[str, Sequence[Panel | None]]]) -> '
     height, width = image.shape[1:]
     wide = style.WIDTH if columns > 2 else 3.2 * columns
     side = (wide - 0.4) / columns * height / width
-    made, axes = style.figure(
-        len(rows), columns, height=len(rows) * (side + 0.45) + 0.2, width=wide
+    high = sum(
+        side + 0.3 + style.title_height(*(p.title for p in panels if p))
+        for _, panels in rows
     )
+    made, axes = style.figure(len(rows), columns, height=high, width=wide)
     for (name, panels), places in zip(rows, axes, strict=True):
         for place in places[len(panels) :]:
             place.set_axis_off()

@@ -97,7 +97,7 @@ def draw(image: Tensor, rows: dict[str, Sequence[Tensor]]) -> 'Figure':
     """
     columns = max(map(len, rows.values())) + 1
     side = (style.WIDTH - 0.3) / columns * image.shape[1] / image.shape[2]
-    high = len(rows) * (2 * side + 0.95) + 0.1
+    high = sum(2 * side + 0.75 + style.title_height(title) for title in rows)
     made, axes = style.figure(2 * len(rows), columns, height=high)
     for index, (title, maps) in enumerate(rows.items()):
         colours, norms = axes[2 * index : 2 * index + 2]
@@ -129,5 +129,7 @@ def draw(image: Tensor, rows: dict[str, Sequence[Tensor]]) -> 'Figure':
             colours[stage].set_xlabel(f'{shares.sum():.0%} of the variance')
             values = channel_norm(features)
             style.show(norms[stage], contrast(values), top=1)
+            for place in (colours[stage], norms[stage]):  # as high as the picture
+                place.set_aspect(image.shape[1] / image.shape[2] * width / height)
             norms[stage].set_xlabel(f'{values.min():.3g} to {values.max():.3g}')
     return made

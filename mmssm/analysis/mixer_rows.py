@@ -128,8 +128,7 @@ def draw(
     ]
     columns = 1 + max(len(rows) for _, _, rows in lines)
     side = (style.WIDTH - 1.2) / columns * image.shape[1] / image.shape[2]
-    titled = len({title for title, _, _ in lines})
-    high = len(lines) * (side + 0.55) + titled * 0.2 + 0.1
+    high = len(lines) * (side + 0.6) + sum(map(style.title_height, families)) + 0.1
     made, axes = style.figure(len(lines), columns, height=high)
     before = None
     for places, (title, spot, rows) in zip(axes, lines, strict=True):

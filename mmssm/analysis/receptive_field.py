@@ -156,7 +156,12 @@ def draw(rows: Mapping[str, Sequence[Field]], form: str) -> 'Figure':
     count = max(map(len, rows.values()))
     width = style.WIDTH if count > 2 else 1.3 + 2.8 * count
     side = (width - 1.3) / count
-    high = 0.1 + sum(side * max(map(_aspect, fields)) + 0.8 for fields in rows.values())
+    high = sum(
+        side * max(map(_aspect, fields))
+        + 0.5
+        + style.title_height(*(field.title for field in fields))
+        for fields in rows.values()
+    )
     made, axes = style.figure(len(rows), count, height=high, width=width)
     for (size, fields), places in zip(rows.items(), axes, strict=True):
         for place in places[len(fields) :]:

@@ -84,6 +84,11 @@ def figure(
     return made, made.subplots(rows, columns, squeeze=False).tolist()
 
 
+def title_height(*titles: str) -> float:
+    """Inches that the longest of some titles needs above its axes."""
+    return 0.17 * max(title.count('\n') + 1 for title in titles) + 0.03
+
+
 def picture(axes: 'Axes', title: str = '') -> None:
     """Axes that hold an image: a thin frame, no numbers."""
     axes.set_xticks([])
