@@ -156,14 +156,15 @@ def draw(rows: Mapping[str, Sequence[Field]], form: str) -> 'Figure':
     count = max(map(len, rows.values()))
     width = style.WIDTH if count > 2 else 1.3 + 2.8 * count
     side = (width - 1.3) / count
+    named = _named(rows)
     high = sum(
         side * max(map(_aspect, fields))
         + 0.5
         + style.title_height(*(field.title for field in fields))
-        for fields in rows.values()
+        for fields in named.values()
     )
     made, axes = style.figure(len(rows), count, height=high, width=width)
-    for (size, fields), places in zip(rows.items(), axes, strict=True):
+    for (size, fields), places in zip(named.items(), axes, strict=True):
         for place in places[len(fields) :]:
             place.set_axis_off()
         for field, place in zip(fields, places, strict=False):
@@ -171,6 +172,18 @@ def draw(rows: Mapping[str, Sequence[Field]], form: str) -> 'Figure':
         places[0].set_ylabel(size)
     style.decades_bar(made, drawn, axes, DECADES, f'contribution ({form})')
     return made
+
+
+def _named(rows: Mapping[str, Sequence[Field]]) -> dict[str, list[Field]]:
+    """The fields, without titles that stand above them already."""
+    found: dict[str, list[Field]] = {}
+    above: list[str] = []
+    for size, fields in rows.items():
+        titles = [field.title for field in fields]
+        same = titles == above
+        found[size] = [f._replace(title='') for f in fields] if same else [*fields]
+        above = titles
+    return found
 
 
 def _draw_one(place: 'Axes', field: Field) -> 'AxesImage':

@@ -79,21 +79,27 @@ def test_layers_are_found_by_kind_and_name():
 
 
 def test_drawings(tmp_path):
-    found = kernels.filter_kernels(SSM2D(6, num_states=2), SIZE)
+    size = (30, 34)
+    torch.manual_seed(0)
+    layer = SSM2D(6, num_states=2)
+    with torch.no_grad():
+        layer.A.sub_(1.0)
+    found = kernels.filter_kernels(layer, size, 0.1)
     fused = {'a': kernels.fusion_kernel(StateFusion(6))}
     with style.styled():
-        for number, made in enumerate(
-            [
-                kernels.draw_filter('mix', found, (0, 5)),
-                kernels.draw_fusions(fused, (0, 1, 2)),
-            ]
-        ):
-            style.write_figure(tmp_path / f'{number}.png', made)
-    first = kernels.draw_filter('mix', found, (0, 5)).axes
-    assert len(first) == 4 * 2
-    outline = first[0].patches[-1]
+        made = kernels.draw_filter('mix', found, (0, 5))
+        style.write_figure(tmp_path / 'a.png', made)
+        fusions = kernels.draw_fusions(fused, (0, 1, 2))
+        style.write_figure(tmp_path / 'b.png', fusions)
+    assert len(fusions.axes) == 4
+    assert len(made.axes) == 4 * 2
     height, width = found.support[0]
-    assert (outline.get_height(), outline.get_width()) == (height, width)
-    assert outline.get_xy() == (-0.5, -0.5)
-    upwards = first[2].patches[-1]  # the second direction of the first channel
-    assert upwards.get_xy() == (-0.5, SIZE[0] - height - 0.5)
+    assert height < size[0]
+    assert width < size[1]
+    # (left, top) of the first channel in each direction
+    corners = [(0, 0), (0, size[0] - height), (size[1] - width, 0)]
+    corners.append((size[1] - width, size[0] - height))
+    for place, (left, top) in zip(made.axes[::2], corners, strict=True):
+        outline = place.patches[-1]
+        assert outline.get_xy() == (left - 0.5, top - 0.5)
+        assert (outline.get_height(), outline.get_width()) == (height, width)

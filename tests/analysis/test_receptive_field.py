@@ -160,6 +160,9 @@ def test_a_backbone_at_an_odd_size(tmp_path):
     assert 'score_within' in summaries[1]
     assert summaries[0]['size'] == [33, 47]
     with style.styled():
-        made = rf.draw({'33 x 47': fields, 'again': fields[:1]}, 'random')
+        rows = {'33 x 47': fields, 'again': fields, 'half': fields[:1]}
+        made = rf.draw(rows, 'random')
         style.write_figure(tmp_path / 'a.png', made)
+    titles = [place.get_title() for place in made.axes[:5]]
+    assert titles == ['random', 'published', '', '', 'random']
     assert (tmp_path / 'a.png').stat().st_size > 5000
