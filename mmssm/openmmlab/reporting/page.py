@@ -177,7 +177,7 @@ def _figure(tile: Tile) -> str:
     about = escape(tile.words[0])
     caption = words + (f'<br>{keys}' if keys else '')
     return (
-        f'<figure><img loading="lazy" alt="{about}" src="{_jpeg(tile.picture)}">'
+        f'<figure><img alt="{about}" src="{_jpeg(tile.picture)}">'
         f'<figcaption>{caption}</figcaption></figure>'
     )
 

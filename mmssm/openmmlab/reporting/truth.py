@@ -86,8 +86,7 @@ class Truths:
         if not self.pictures:
             raise UserError(f'{self.key} has no picture; mmssm-check-data says why')
         wanted = 'seg_map_path' if self.of_pixels else 'instances'
-        there = [p for p in self.pictures if p.info.get(wanted) is not None]
-        if not there:
+        if not any(picture.info.get(wanted) for picture in self.pictures):
             raise UserError(
                 f'{self.key} gives no {wanted}, so there is nothing to compare '
                 'predictions with: name data that has annotations by --data val'

@@ -1,7 +1,10 @@
 """What the pipeline feeds, back as the pictures that they were."""
 
+import random
+
 import numpy as np
 import pytest
+import torch
 from mmengine.config import Config
 from openmmlab.engine import tiny
 from PIL import Image
@@ -64,6 +67,11 @@ def test_the_same_seed_gives_the_same(config):
     first = pictures(0)
     assert pictures(0) == first
     assert any(pictures(seed) != first for seed in (1, 2, 3))
+    feed, drawn = Feed(cfg), []
+    for _ in range(2):
+        assert feed[0] is not None
+        drawn.append((random.random(), np.random.rand(), torch.rand(()).item()))
+    assert drawn[0] == drawn[1]
 
 
 def test_tiles_say_what_is_in_them(config):

@@ -1,6 +1,7 @@
 """`mmssm-analyse` and `mmssm-report` on trainings of a tiny detector and segmenter."""
 
 import base64
+import html
 import io
 import json
 import re
@@ -115,24 +116,22 @@ def test_losses_are_those_of_the_training(trained, task):
     assert found == pytest.approx(float(expected), rel=1e-5)
 
 
+def test_losses_with_drawn_samples_are_repeated(trained):
+    cfg = read_config(str(trained / 'detection.py'))
+    model = mmssm.load(cfg, run_files.find_checkpoint(trained / 'detection'), 'cpu')
+    losses = Losses(model, cfg, Truths(cfg))
+    model.model.loss = lambda *_: {'loss_drawn': torch.rand(())}
+    before = torch.random.get_rng_state()
+    first = losses(0)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    torch.rand(9)
+    assert losses(1) == first
+
+
 def test_browse(analysed):
     content, out = analysed('browse', 'detection', '--count', '3')
     assert [p['index'] for p in content['pictures']] == [0, 2, 3]
     assert Image.open(out / 'browse.png').size[0] == 1600
-
-
-def test_data_without_annotations(trained):
-    config, checkpoint = 'segmentation.py', 'segmentation/iter_4.pth'
-    with pytest.raises(SystemExit) as stopped:
-        cli.analyse(
-            [
-                'confusion',
-                *(str(trained / name) for name in (config, checkpoint)),
-                *('--out', str(trained / 'none')),
-                *('--cfg-options', 'test_dataloader.dataset.data_prefix.seg_map_path='),
-            ]
-        )
-    assert 'nothing to compare' in str(stopped.value)
 
 
 def test_a_checkpoint_of_other_classes(trained):
@@ -148,6 +147,23 @@ def test_a_checkpoint_of_other_classes(trained):
             ]
         )
     assert 'knows 2 classes (ground, box)' in str(stopped.value)
+
+
+# in a browser the title then tells how many pictures have arrived, what was fetched,
+# and whether paper and figures are the dark ones
+CHECK = """<script>addEventListener('load', () => {
+const all = [...document.images];
+const figures = [...document.querySelectorAll('picture')];
+document.title = JSON.stringify({
+  shown: all.filter(one => one.complete && one.naturalWidth > 0).length,
+  all: all.length,
+  fetched: performance.getEntriesByType('resource').map(entry => entry.name)
+    .filter(name => !name.startsWith('data:')),
+  paper: getComputedStyle(document.body).backgroundColor,
+  figures: figures.map(one =>
+    one.querySelector('img').currentSrc === one.querySelector('source').srcset),
+});
+});</script>"""
 
 
 class Page(HTMLParser):
@@ -251,40 +267,28 @@ def test_names_are_not_markup(trained, tmp_path, reports):
     assert '<b>&' not in text
 
 
-@pytest.mark.parametrize('task', TASKS)
-def test_a_browser_shows_the_page(reports, tmp_path, task):
+@pytest.mark.parametrize('dark', [False, True])
+def test_a_browser_shows_the_page(reports, tmp_path, dark):
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
         pytest.skip(f'none of {", ".join(BROWSERS)} is installed')
-    check = (
-        '<script>addEventListener("load", () => { const all = [...document.images];'
-        'for (const one of all) one.loading = "eager";'
-        'Promise.all(all.map(one => one.decode().then(() => 1, () => 0))).then(found =>'
-        '{ document.title = JSON.stringify({shown: found.reduce((a, b) => a + b),'
-        'all: all.length, fetched: performance.getEntriesByType("resource")'
-        '.map(entry => entry.name).filter(name => !name.startsWith("data:"))}); }); });'
-        '</script></body>'
-    )
     path = tmp_path / 'page.html'
-    path.write_text(reports[task].replace('</body>', check))
-    flags = [
-        '--headless',
-        '--no-sandbox',
-        '--disable-gpu',
-        '--virtual-time-budget=9999',
-    ]
+    path.write_text(reports['detection'].replace('</body>', f'{CHECK}</body>'))
+    scheme = f'--blink-settings=preferredColorScheme={int(not dark)}'
+    flags = ['--headless', '--no-sandbox', '--disable-gpu', '--dump-dom', scheme]
+    profile = f'--user-data-dir={tmp_path}/profile'
     done = subprocess.run(
-        [
-            browser,
-            *flags,
-            f'--user-data-dir={tmp_path}/profile',
-            '--dump-dom',
-            str(path),
-        ],
+        [browser, *flags, profile, str(path)],
         capture_output=True,
         text=True,
         timeout=300,
     )
-    title = re.search('<title>(.*?)</title>', done.stdout)
-    assert title, done.stderr[-2000:]
-    assert json.loads(title[1]) == {'shown': 9, 'all': 9, 'fetched': []}
+    found = re.search('<title>({.*?})</title>', done.stdout)
+    assert found, done.stderr[-2000:]
+    assert json.loads(html.unescape(found[1])) == {
+        'shown': 9,
+        'all': 9,
+        'fetched': [],
+        'paper': 'rgb(22, 27, 34)' if dark else 'rgb(255, 255, 255)',
+        'figures': [dark, dark],
+    }

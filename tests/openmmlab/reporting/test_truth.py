@@ -136,3 +136,15 @@ def test_what_cannot_be_used_is_said(config, tmp_path):
     truths = Truths(config('segmentation'))
     with pytest.raises(UserError, match=r'label map .*maps/2\.png of .*images/2\.png'):
         truths[1]
+
+
+def test_data_without_annotations(config, tmp_path):
+    cfg = config('segmentation')
+    del cfg.test_dataloader.dataset.data_prefix['seg_map_path']
+    with pytest.raises(UserError, match='no seg_map_path, so there is nothing to comp'):
+        Truths(cfg)
+    path = tmp_path / 'data/boxes.json'
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(dict(content, annotations=[])))
+    with pytest.raises(UserError, match='no instances, so there is nothing to compare'):
+        Truths(config('detection'))
