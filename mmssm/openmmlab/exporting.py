@@ -1,7 +1,6 @@
 """The part of a detector or a segmenter that is one function of a batch of pictures."""
 
 from mmdet.models import SingleStageDetector, TwoStageDetector
-from mmengine.model import ImgDataPreprocessor
 from mmseg.models import EncoderDecoder
 from torch import Tensor, nn
 
@@ -60,13 +59,13 @@ def exportable(model: nn.Module, backbone_alone: bool = False) -> nn.Module:
 def preparation(model: nn.Module) -> str:
     """What has to be done to a picture before the exported part, in words."""
     given = model.data_preprocessor
-    if not isinstance(given, ImgDataPreprocessor) and not hasattr(given, 'mean'):
-        return 'prepare pictures as the data_preprocessor of the config does'
-    if getattr(given, 'mean', None) is None:
-        return 'pictures go in as they are read'
-    order = 'RGB' if getattr(given, 'channel_conversion', False) else 'as read'
-    mean, std = (
-        ', '.join(f'{v:g}' for v in t.flatten().tolist())
-        for t in (given.mean, given.std)
+    mean, std = (getattr(given, name, None) for name in ('mean', 'std'))
+    if mean is None or std is None:
+        return 'pictures as the data_preprocessor of the config gives them'
+    # the two packages spell it differently
+    turned = any(
+        getattr(given, name, False)
+        for name in ('channel_conversion', '_channel_conversion')
     )
-    return f'channels {order}, minus ({mean}), divided by ({std})'
+    low, wide = (', '.join(f'{v:g}' for v in t.flatten().tolist()) for t in (mean, std))
+    return f'{"RGB" if turned else "BGR"}, minus ({low}), divided by ({wide})'
