@@ -18,6 +18,9 @@ COMMANDS = (
     'download',
     'predict',
     'export',
+    'analyse',
+    'report',
+    'look',
 )
 MIM = ('configs', 'tools', 'model-index.yml')
 
@@ -70,6 +73,7 @@ setup(
         'download': ['gdown'],  # weights that are released on Google Drive
         'safetensors': ['safetensors'],  # weights in this format
         'onnx': ['onnx', 'onnxscript', 'onnxruntime'],  # files for other runtimes
+        'look': ['matplotlib'],  # pictures of models; OpenMMLab brings it too
     },
     entry_points={
         'console_scripts': [

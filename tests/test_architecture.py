@@ -48,14 +48,18 @@ STOREYS = {
 
 
 def imported(path: Path) -> list[tuple[str, bool]]:
-    """Full names of the modules that a file imports; whether a function does."""
+    """Full names of the modules that a file imports; whether it does so lazily.
+
+    That is in a function, or for type checkers alone.
+    """
     tree = ast.parse(path.read_text(encoding='utf-8'))
-    functions = (
+    later = (
         node
         for node in ast.walk(tree)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        or (isinstance(node, ast.If) and ast.unparse(node.test) == 'TYPE_CHECKING')
     )
-    inside = {id(part) for function in functions for part in ast.walk(function)}
+    inside = {id(part) for node in later for part in ast.walk(node)}
     names = []
     for node in ast.walk(tree):
         lazy = id(node) in inside
@@ -169,6 +173,7 @@ def test_every_op_has_its_definition_and_its_test():
         ('hosts/places.py', 'import timm'),
         ('hosts/places.py', 'from mmssm.analysis.flops import count_macs'),
         ('analysis/maps.py', 'import matplotlib.pyplot as plt'),
+        ('analysis/maps.py', 'if TYPE_CHECKING:\n    import mmcv'),
         ('export/onnx.py', 'import onnx'),
         ('zoo.py', 'from mmssm.openmmlab.engine import running'),
         ('__init__.py', 'import torch'),
@@ -191,6 +196,7 @@ def test_an_upward_import_is_found(tmp_path: Path, file: str, line: str):
         ('backbones/swin.py', 'from mmssm.weights.files import load_file'),
         ('weights/files.py', 'def f():\n    import safetensors.torch'),
         ('analysis/maps.py', 'def f():\n    from matplotlib.figure import Figure'),
+        ('analysis/maps.py', 'if TYPE_CHECKING:\n    from matplotlib import figure'),
         ('zoo.py', 'from mmssm.backbones import VMINet'),
         ('registry.py', 'from mmengine.registry import Registry'),
         ('openmmlab/engine/running.py', 'from mmengine.runner import Runner'),

@@ -30,7 +30,9 @@ WORKING: dict[str, dict[str, Any]] = {
         }
     },
     'SSM2DHost': {'host': {'type': 'mmdet.SwinTransformer', **SWIN}},
+    'MILA': {'arch': {**STAGES, 'heads': 2}},
     'SpatialMamba': {'arch': STAGES},
+    'VMamba': {'arch': {**STAGES, 'expand': 1}},
     'VMINet': {'arch': {**STAGES, 'expand': 2}},
 }
 SCALARS = [

@@ -1,6 +1,6 @@
 """MILA, Mamba-inspired linear attention (arXiv 2405.16605)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -42,7 +42,7 @@ class MILABlock(nn.Module):
         x = depthwise(self.position1, x, residual=True)
         x = x + self.drop_path(self.mixer(self.norm1(x)))
         x = depthwise(self.position2, x, residual=True)
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        return x + self.drop_path(self.mlp(x, self.norm2))
 
 
 class MILA(HierarchicalBackbone):
@@ -63,6 +63,7 @@ class MILA(HierarchicalBackbone):
     """
 
     family = 'mila'
+    block_width = 'norm1.weight'
     zoo = {
         'tiny': {'channels': 64, 'depths': (2, 4, 8, 4), 'heads': 2},
         'small': {'channels': 64, 'depths': (3, 6, 21, 6), 'heads': 2},
@@ -109,3 +110,15 @@ class MILA(HierarchicalBackbone):
             norm_eval=norm_eval,
             init_cfg=init_cfg,
         )
+
+    @classmethod
+    def options_of(cls, weights: Mapping[str, Tensor]) -> dict[str, object] | None:
+        """As `HierarchicalBackbone.options_of`, with heads of 32 channels.
+
+        That is their width in all released models; weights do not tell it.
+        """
+        options = super().options_of(weights)
+        if options is None:
+            return None
+        heads = tuple(max(1, width // 32) for width in options['arch']['channels'])
+        return {**options, 'arch': {**options['arch'], 'heads': heads}}

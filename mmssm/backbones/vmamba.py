@@ -1,6 +1,6 @@
 """VMamba (arXiv 2401.10166)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -33,8 +33,8 @@ class VMambaBlock(nn.Module):
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(self.ssm(self.norm1(x)))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        x = x + self.drop_path(self.ssm(x, self.norm1))
+        return x + self.drop_path(self.mlp(x, self.norm2))
 
 
 class VMamba(HierarchicalBackbone):
@@ -56,6 +56,7 @@ class VMamba(HierarchicalBackbone):
     """
 
     family = 'vmamba'
+    block_width = 'norm1.weight'
     zoo = {
         'tiny': {'channels': 96, 'depths': (2, 2, 8, 2), 'expand': 1},
         'tiny_s2l5': {'channels': 96, 'depths': (2, 2, 5, 2), 'expand': 2},
@@ -98,6 +99,17 @@ class VMamba(HierarchicalBackbone):
             norm_eval=norm_eval,
             init_cfg=init_cfg,
         )
+
+    @classmethod
+    def options_of(cls, weights: Mapping[str, Tensor]) -> dict[str, object] | None:
+        options = super().options_of(weights)
+        if options is None:
+            return None
+        first = 'stages.0.blocks.0.ssm.'
+        wide, width = weights[f'{first}in_proj.weight'].shape
+        arch = {**options['arch'], 'expand': wide // width}
+        states = weights[f'{first}A_log'].shape[2]
+        return {**options, 'arch': arch, 'num_states': states}
 
 
 def _halved(in_channels: int, channels: int, **options: nn.Module) -> ConvNormAct:

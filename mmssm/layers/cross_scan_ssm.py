@@ -6,23 +6,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmssm.layers.channel_norm import ChannelNorm
+from mmssm.layers.arguments import checked, integer
+from mmssm.layers.channel_norm import ChannelNorm, linear_of_norm
 from mmssm.layers.depthwise import depthwise
 from mmssm.ops import cross_scan
 from mmssm.ops.precision import no_autocast
 
 DIRECTIONS = 4
+RULES = {
+    'channels': integer(),
+    'expand': integer(1, 64),
+    'num_states': integer(1, 1024),
+}
 
 
 class CrossScanSSM(nn.Module):
     """Scan the map along rows and columns, both ways, and add up (arXiv 2401.10166).
 
-        u = SiLU(conv(in_proj x))
+        u = SiLU(conv(in_proj(norm x)))
         delta_k, B_k, C_k = x_proj_k u,    k = 1 … 4 directions
         y = sum_k C_k * scan_k(u, dt_proj_k delta_k, A_k, B_k) + D_k * u
         out = out_proj(LayerNorm(y))
-    SS2D without a gate (`v05_noz` of the released code).  x: (B, C, H, W); D = expand *
-    C inner channels, N states each, step rank R = ceil(C / 16).
+    SS2D without a gate (`v05_noz` of the released code).  norm: comes before it; what
+    the two norms give is computed again in the backward pass.
+    x: (B, C, H, W); D = expand * C inner channels, N states each, step rank
+    R = ceil(C / 16).
 
     in_proj (D, C), out_proj (C, D): no bias, truncated N(0, 0.02^2).
     conv (D, 1, 3, 3): depthwise, no bias.
@@ -34,15 +42,12 @@ class CrossScanSSM(nn.Module):
     The projections act at each position by itself, so that the map is projected once
     and no direction needs a copy of it in another order.  The scan computes in float32
     (or float64) whatever autocast says.
-    Raises ValueError for num_states below 1.
+    Raises ValueError for arguments that do not fit `RULES`.
     """
 
+    @checked(RULES)
     def __init__(self, channels: int, expand: int = 1, num_states: int = 1) -> None:
         super().__init__()
-        if not isinstance(num_states, int) or num_states < 1:
-            raise ValueError(
-                f'num_states is {num_states!r}; expected an integer from 1'
-            )
         inner = expand * channels
         self.rank = math.ceil(channels / 16)
         self.num_states = num_states
@@ -72,15 +77,16 @@ class CrossScanSSM(nn.Module):
             inverse_softplus = step + torch.log(-torch.expm1(-step))
             self.dt_bias.copy_(inverse_softplus)
 
-    def forward(self, x: Tensor) -> Tensor:
-        u = self.expand(x)
-        y = self.out_norm(self.mix(u).to(u.dtype))
-        return self.out_proj(y.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    def forward(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
+        u = self.expand(x, norm)
+        y = self.mix(u).to(u.dtype)
+        (rows,) = linear_of_norm(self.out_proj, self.out_norm, y)
+        return rows.permute(0, 3, 1, 2)
 
-    def expand(self, x: Tensor) -> Tensor:
+    def expand(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
         """Input of the mixing: (B, C, H, W) -> (B, D, H, W)."""
-        u = self.in_proj(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        return depthwise(self.conv, u, activation='silu')
+        (rows,) = linear_of_norm(self.in_proj, norm, x)
+        return depthwise(self.conv, rows.permute(0, 3, 1, 2), activation='silu')
 
     def mix(self, u: Tensor) -> Tensor:
         """What all directions observe: (B, D, H, W) -> (B, D, H, W)."""

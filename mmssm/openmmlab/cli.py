@@ -62,6 +62,21 @@ def export(argv: Sequence[str] | None = None) -> None:
     _run('mmssm-export', _export, argv)
 
 
+def analyse(argv: Sequence[str] | None = None) -> None:
+    """Look at runs and data: curves, confusions, worst pictures, the pipeline."""
+    _run('mmssm-analyse', _analyse, argv)
+
+
+def report(argv: Sequence[str] | None = None) -> None:
+    """Write a page about a training: curves, metrics, pictures, data and config."""
+    _run('mmssm-report', _report, argv)
+
+
+def look(argv: Sequence[str] | None = None) -> None:
+    """Draw what a model looks at: receptive fields, kernels, mixing, features, CAM."""
+    _run('mmssm-look', _look, argv)
+
+
 def _train(name: str, argv: Sequence[str] | None) -> None:
     parser = _parser(name, train.__doc__)
     _add_amp(parser, 'train')
@@ -216,9 +231,32 @@ def _export(name: str, argv: Sequence[str] | None) -> int:
     return main(argv, name)
 
 
+def _analyse(name: str, argv: Sequence[str] | None) -> None:
+    from mmssm.openmmlab.commands.analyse import main
+
+    main(argv, name)
+
+
+def _report(name: str, argv: Sequence[str] | None) -> None:
+    from mmssm.openmmlab.commands.report import main
+
+    main(sys.argv[1:] if argv is None else argv, name)
+
+
+def _look(name: str, argv: Sequence[str] | None) -> None:
+    from mmssm.openmmlab.commands.look import main
+
+    main(argv, name)
+
+
 def add_config(parser: argparse.ArgumentParser, about: str = 'config file') -> None:
     """The arguments CONFIG and --cfg-options."""
     parser.add_argument('config', help=about)
+    add_options(parser)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The argument --cfg-options."""
     parser.add_argument(
         '--cfg-options',
         nargs='+',

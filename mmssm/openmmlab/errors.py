@@ -45,4 +45,5 @@ INSTALLS = {
     'gdown': 'mmssm[download]',
     'safetensors': 'mmssm[safetensors]',
     **dict.fromkeys(('onnx', 'onnxscript', 'onnxruntime'), 'mmssm[onnx]'),
+    'matplotlib': 'mmssm[look]',
 }

@@ -63,6 +63,12 @@ def test_the_error_names_argument_value_and_what_was_expected(options, words):
         SpatialMamba(**options)
 
 
+@pytest.mark.parametrize('value', [float('inf'), float('nan'), -1])
+def test_numbers_are_finite(value):
+    with pytest.raises(ValueError, match=f'tolerance is {value}; expected a finite'):
+        SSM2D(4, tolerance=value)
+
+
 def test_a_misspelt_argument_is_guessed():
     with pytest.raises(TypeError, match="SpatialMamba has no .*'drop_path_rate'"):
         SpatialMamba(drop_path=0.1)

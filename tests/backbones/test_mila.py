@@ -163,7 +163,7 @@ def test_heads_that_do_not_fit_are_named(heads, words):
 
 
 def test_channels_that_cannot_turn_are_named():
-    with pytest.raises(ValueError, match='6 channels .* multiple of 4'):
+    with pytest.raises(ValueError, match='heads=1; .* multiples of 4'):
         MILA({**TINY, 'channels': 6})
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mmssm.openmmlab import doctor
-from mmssm.openmmlab.doctor.conditions import OLDEST_TORCH
+from mmssm.openmmlab.doctor.conditions import OLDEST_TORCH, unusable_torch
 from mmssm.openmmlab.doctor.facts import PROBES, Facts, Probe, run_probe
 from mmssm.openmmlab.doctor.traps import PINS, TRAPS, judge
 
@@ -148,6 +148,9 @@ def test_what_breaks_torch_alone_is_named(change: Facts, words: str):
 def test_the_oldest_torch_is_that_of_the_package():
     oldest = '.'.join(map(str, OLDEST_TORCH))
     assert f"'torch>={oldest}'" in (ROOT / 'setup.py').read_text()
+    for version in (oldest, f'{oldest}.0', f'{oldest}.0+cpu'):
+        assert unusable_torch(installed({'torch': version})) is None
+    assert 'is older than' in unusable_torch(installed({'torch': '2.5.9'}))
 
 
 FATAL = [

@@ -186,6 +186,21 @@ def test_recorded_without_gradients_it_is_torch_alone():
     assert not any('mmssm' in name for name in seen)
 
 
+def test_an_exported_graph_serves_other_sizes():
+    class Attention(torch.nn.Module):
+        def forward(self, q, k, v):
+            return linear_attention(q, k, v, heads=2)
+
+    sizes = {2: torch.export.Dim('H', min=2), 3: torch.export.Dim('W', min=2)}
+    example, other = ([t.detach() for t in make(8, *s)] for s in ((5, 7), (9, 4)))
+    with torch.no_grad():
+        graph = torch.export.export(
+            Attention(), tuple(example), dynamic_shapes=(sizes,) * 3
+        )
+        y = graph.module()(*other)
+    assert_equal_in_double(y, linear_attention(*other, heads=2))
+
+
 @pytest.mark.parametrize(
     ('position', 'shape', 'heads', 'words'),
     [

@@ -191,6 +191,7 @@ def test_a_changed_file_is_refused(server):
     server.content = b'another file under the old address'
     with pytest.raises(ValueError, match='at the first download'):
         fetch(url)
+    assert not list(path.parent.glob('.*.part'))
     server.content = CONTENT
     assert fetch(url).read_bytes() == CONTENT
 

@@ -284,3 +284,11 @@ def test_parts_of_an_old_storage(first, tmp_path):
     path = tmp_path / 'a.pth'
     path.write_bytes(hostile.legacy(hostile.weights(tensor), content, ['0']))
     assert load_file(path)['w'].tolist() == [first, first + 1, first + 2]
+
+
+def test_state_of_a_foreign_object_is_dropped(tmp_path):
+    torch.save({'w': torch.ones(1), 'args': Namespace(lr=0.1)}, tmp_path / 'a.pth')
+    args = load_file(tmp_path / 'a.pth')['args']
+    assert args.name == 'argparse.Namespace'
+    assert len(args) == 0
+    assert not hasattr(args, 'lr')

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from torch import nn
 
-from mmssm.weights import adapt_in_channels, from_official, read_options
+from mmssm.weights import adapt_in_channels, compare, from_official, read_options
 
 
 @pytest.mark.parametrize('channels', [1, 2, 3, 4, 5, 7])
@@ -68,3 +69,9 @@ def test_official_weights_with_a_part_missing_are_named():
     weights = {f'{prefix}{n}': torch.ones(3) for n in ('alpha', 'kernel_3')}
     with pytest.raises(ValueError, match="'spatial_mamba' weights are not complete"):
         from_official(weights, 'spatial_mamba')
+
+
+def test_as_many_numbers_in_another_shape_do_not_fit():
+    layer = nn.Linear(2, 3)
+    weights = {'weight': torch.zeros(2, 3), 'bias': torch.zeros(3)}
+    assert compare(weights, layer).mismatched == ['weight (2, 3) for (3, 2)']

@@ -116,18 +116,15 @@ def _parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def find(
-    name: str, options: Mapping[str, object] | None, shape: tuple[int, int] | None
-) -> tuple[nn.Module, nn.Module, tuple[int, int]]:
-    """The model that a config or a name stands for, its backbone, and the shape.
+def is_name(name: str, options: Mapping[str, object] | None) -> bool:
+    """Whether it is one of the zoo's, not a config file.
 
     Raises UserError for what is neither, and for options of a name.
     """
     if name in zoo.MODELS:
         if options:
             raise UserError(f'--cfg-options change a config; {name} is a name')
-        model = zoo.create_model(name)
-        return model, model.backbone, shape or SHAPES['zoo']
+        return True
     if not name.endswith('.py') and not Path(name).is_file():
         close = difflib.get_close_matches(name, zoo.list_models(), n=1)
         hint = f' Did you mean {close[0]}?' if close else ''
@@ -135,6 +132,19 @@ def find(
             f'{name} is neither a config file nor a model.{hint} Models are '
             f'{", ".join(zoo.list_models())}'
         )
+    return False
+
+
+def find(
+    name: str, options: Mapping[str, object] | None, shape: tuple[int, int] | None
+) -> tuple[nn.Module, nn.Module, tuple[int, int]]:
+    """The model that a config or a name stands for, its backbone, and the shape.
+
+    Raises UserError for what is neither, and for options of a name.
+    """
+    if is_name(name, options):
+        model = zoo.create_model(name)
+        return model, model.backbone, shape or SHAPES['zoo']
     from mmssm.openmmlab.engine import config_keys, configs, explaining
 
     cfg = configs.read_config(name, options)

@@ -17,8 +17,10 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from mmssm.registry import HOOKS
 
+COMMAND = 'command: '
 # how records begin that go to the log file alone
 FOR_THE_FILE = (
+    COMMAND,
     '-----',  # the environment
     'Config:',
     'Hooks will be executed in the following order',

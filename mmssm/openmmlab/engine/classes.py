@@ -13,6 +13,10 @@ from mmssm.openmmlab.errors import UserError
 # segmenter; heads for regions, points or stuff have numbers of their own
 HEADS = ('bbox_head', 'mask_head', 'decode_head', 'auxiliary_head')
 OTHER_TASKS = ('STDCHead',)  # auxiliary heads that tell edges from the rest
+# models with one of these parts take the classes as text; trackers have a detector of
+# their own, whose classes the data of a track need not be
+FREE_VOCABULARY = ('language_model', 'text_encoder')
+TRACKED = ('detector', 'reid')
 CLASSES, THINGS, STUFF = 'classes', 'things', 'stuff'
 # what a head counts, by the name of its argument
 COUNTED = dict(num_classes=CLASSES, num_things_classes=THINGS, num_stuff_classes=STUFF)
@@ -79,6 +83,8 @@ def conflicts(cfg: Mapping, named: Named) -> Iterator[tuple[str, str]]:
 def heads(node: object, key: str = 'model') -> Iterator[Head]:
     """Every head of a config's model that tells the data's classes apart."""
     if isinstance(node, Mapping):
+        if any(part in node for part in FREE_VOCABULARY):
+            return
         place = key.split('.')[-1].split('[')[0]
         for name, part in node.items():
             if name in COUNTED and type(part) is int:
@@ -86,7 +92,7 @@ def heads(node: object, key: str = 'model') -> Iterator[Head]:
                     place in HEADS and node.get('type') not in OTHER_TASKS
                 ):
                     yield Head(f'{key}.{name}', part, COUNTED[name])
-            else:
+            elif name not in TRACKED:
                 yield from heads(part, f'{key}.{name}')
     elif isinstance(node, list | tuple):
         for index, part in enumerate(node):

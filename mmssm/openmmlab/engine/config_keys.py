@@ -257,6 +257,10 @@ def _check_entries(key: str, node: Mapping) -> None:
     """Parts of this one that are built have a type; files of a dataset are texts."""
     for name, part in node.items():
         here = f'{key}.{name}'
+        if name == 'meta_keys' and not _is_listed_text(part):
+            raise UserError(f'{here} is {shown(part)}; expected a tuple of names')
+        if name == 'nms' and isinstance(part, str | float | list | tuple):
+            raise UserError(f"{here} is {shown(part)}; expected dict(type='nms', …)")
         if isinstance(part, list | tuple) and name in LISTED:
             for index, entry in enumerate(part):
                 _require_type(entry, f'{here}[{index}]')
@@ -275,6 +279,11 @@ def _check_entries(key: str, node: Mapping) -> None:
         _check_prefixes(key, node)
         if BUILT.fullmatch(key):
             _require_accepted(node, key, 'pipeline')
+
+
+def _is_listed_text(part: object) -> bool:
+    listed = isinstance(part, list | tuple)
+    return listed and all(isinstance(name, str) for name in part)
 
 
 def _check_prefixes(key: str, node: Mapping) -> None:

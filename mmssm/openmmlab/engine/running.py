@@ -1,6 +1,7 @@
 """Training and testing: everything between a config and mmengine's runner."""
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import NamedTuple
@@ -15,7 +16,7 @@ from mmssm.openmmlab import released
 from mmssm.openmmlab.data_checks.quick import check_before_training, explaining_empty
 from mmssm.openmmlab.engine import configs, mixed_precision
 from mmssm.openmmlab.engine.agreement import check_agreement
-from mmssm.openmmlab.engine.beginning import SummaryHook, use_short_beginning
+from mmssm.openmmlab.engine.beginning import COMMAND, SummaryHook, use_short_beginning
 from mmssm.openmmlab.engine.classes import check_classes
 from mmssm.openmmlab.engine.config_keys import check_config
 from mmssm.openmmlab.engine.cpu import adapt_to_cpu
@@ -90,7 +91,8 @@ def train(
         mixed_precision.use_float32_ops()
     if auto_scale_lr:
         configs.enable_lr_scaling(cfg)
-    notes = resolve_resume(cfg, resume)
+    notes = [f'{COMMAND}{shlex.join(["mmssm-train", *arguments])}'] * bool(arguments)
+    notes += resolve_resume(cfg, resume)
     _save_safely(cfg)
     hooks = [
         ResumableRandomnessHook(),

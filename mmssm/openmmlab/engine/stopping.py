@@ -54,7 +54,8 @@ class StopHook(Hook):
         self._before: dict[int, Callable | int | None] = {}
 
     def before_train(self, runner: Runner) -> None:
-        for loader in (runner.train_dataloader, runner.val_dataloader):
+        for loop in (runner.train_loop, runner.val_loop):
+            loader = getattr(loop, 'dataloader', None)  # some runs have no validation
             if isinstance(loader, DataLoader):
                 loader.worker_init_fn = partial(_deaf, loader.worker_init_fn)
         if threading.current_thread() is threading.main_thread():

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 Colour = tuple[int, int, int]
 SHORTEST = 480  # pixels that the longer side of a drawn picture has at least
+QUIET = (150, 150, 150)
 FILL, REGION = 0.35, 0.5  # share of the colour in a mask, and in a labelled region
 
 
@@ -27,20 +28,31 @@ def distinct_colours(count: int) -> list[Colour]:
     return [tuple(int(v) for v in colour) for colour in np.rint(255 * colours)]
 
 
+def class_colours(names: Sequence[str]) -> list[Colour]:
+    """Distinct ones, and a quiet grey for a class that is called background."""
+    return [
+        QUIET if name.lower() == 'background' else colour
+        for name, colour in zip(names, distinct_colours(len(names)), strict=True)
+    ]
+
+
 def objects(
     image: np.ndarray,
     boxes: np.ndarray,
     names: Sequence[str],
     colours: Sequence[Colour],
     masks: np.ndarray | None = None,
+    longest: int | None = None,
 ) -> np.ndarray:
     """The picture with an outline and a name for each object.
 
     image: (H, W, 3) uint8 RGB.  boxes: (N, 4), left, top, right, bottom.
-    masks: (N, H, W) bool.  Returns (s H, s W, 3), s = 1 but for small pictures.
+    masks: (N, H, W) bool.  longest: pixels of the longer side that a larger picture is
+    reduced to before anything is drawn on it.
+    Returns (s H, s W, 3), s = 1 but for small pictures and those that are reduced.
     """
-    scale = _scale(image)
-    canvas = _enlarged(image, scale)
+    scale = _scale(image, longest)
+    canvas = _scaled(image, scale)
     width = max(1, round(min(canvas.shape[:2]) / 500))
     if masks is not None:
         for mask, colour in zip(masks, colours, strict=True):
@@ -61,48 +73,74 @@ def regions(
     labels: np.ndarray,
     classes: Sequence[str],
     colours: Sequence[Colour],
+    longest: int | None = None,
 ) -> np.ndarray:
     """The picture under the colours of its labels, and a legend of those there are.
 
-    image: (H, W, 3) uint8 RGB.  labels: (H, W).  Returns (H', W', 3).
+    image: (H, W, 3) uint8 RGB.  labels: (H, W).  longest: as of `objects`.
+    Returns (H', W', 3).
     """
-    scale = _scale(image)
-    canvas = _enlarged(image, scale)
-    large = _enlarged(labels, scale, cv2.INTER_NEAREST)
+    canvas = coloured(image, labels, colours, longest)
+    present = shares(labels, classes, colours)
+    entries = [(f'{name} {100 * share:.0f} %', c) for name, share, c in present]
+    return np.concatenate([canvas, legend(canvas.shape[1], entries)])
+
+
+def coloured(
+    image: np.ndarray,
+    labels: np.ndarray,
+    colours: Sequence[Colour],
+    longest: int | None = None,
+) -> np.ndarray:
+    """`regions` without the legend."""
+    scale = _scale(image, longest)
+    canvas = _scaled(image, scale)
+    large = _scaled(labels.astype(np.int32), scale, cv2.INTER_NEAREST)
     table = np.asarray(colours, np.float32)[large]
     canvas = np.rint((1 - REGION) * canvas + REGION * table).astype(np.uint8)
     edges = np.zeros(large.shape, bool)
     edges[1:] |= large[1:] != large[:-1]
     edges[:, 1:] |= large[:, 1:] != large[:, :-1]
     canvas[edges] = 255
-    counts = np.bincount(large.ravel(), minlength=len(classes))
+    return canvas
+
+
+def shares(
+    labels: np.ndarray, classes: Sequence[str], colours: Sequence[Colour]
+) -> list[tuple[str, float, Colour]]:
+    """The classes that a picture has with their shares of it, the largest first."""
+    counts = np.bincount(labels.ravel(), minlength=len(classes))
     present = [i for i in np.argsort(-counts, kind='stable') if counts[i]]
-    entries = [
-        (f'{classes[i]} {100 * counts[i] / large.size:.0f} %', colours[i])
-        for i in present
-    ]
-    return np.concatenate([canvas, _legend(canvas.shape[1], entries)])
+    return [(classes[i], float(counts[i] / labels.size), colours[i]) for i in present]
 
 
-def _scale(image: np.ndarray) -> int:
-    return max(1, -(-SHORTEST // max(image.shape[:2])))
+def _scale(image: np.ndarray, longest: int | None) -> float:
+    side = max(image.shape[:2])
+    if longest and side > longest:
+        return longest / side
+    return max(1, -(-SHORTEST // side))
 
 
-def _enlarged(
-    array: np.ndarray, scale: int, interpolation: int = cv2.INTER_CUBIC
+def _scaled(
+    array: np.ndarray, scale: float, interpolation: int | None = None
 ) -> np.ndarray:
     if scale == 1:
         return array.copy()
-    size = (array.shape[1] * scale, array.shape[0] * scale)
+    if interpolation is None:
+        interpolation = cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA
+    size = (
+        max(1, round(array.shape[1] * scale)),
+        max(1, round(array.shape[0] * scale)),
+    )
     return cv2.resize(array, size, interpolation=interpolation)
 
 
 def _paint(
-    canvas: np.ndarray, mask: np.ndarray, colour: Colour, scale: int, width: int
+    canvas: np.ndarray, mask: np.ndarray, colour: Colour, scale: float, width: int
 ) -> None:
     """Fill a mask lightly, in place, and draw its outline."""
     inside = mask.astype(np.float32)
-    smooth = _enlarged(inside, scale, cv2.INTER_LINEAR) >= 0.5
+    smooth = _scaled(inside, scale, cv2.INTER_LINEAR) >= 0.5
     blended = (1 - FILL) * canvas[smooth] + FILL * np.asarray(colour)
     canvas[smooth] = np.rint(blended).astype(np.uint8)
     outline, _ = cv2.findContours(
@@ -112,7 +150,7 @@ def _paint(
 
 
 @cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def typeface(size: int) -> ImageFont.FreeTypeFont:
     """A sans-serif font that comes with matplotlib."""
     path = Path(mpl.get_data_path(), 'fonts/ttf/DejaVuSans.ttf')
     return ImageFont.truetype(str(path), size)
@@ -127,7 +165,7 @@ def _write(
     taken: list[tuple[float, ...]],
 ) -> None:
     """Write a name by its box, away from the names that are there already."""
-    font = _font(int(np.clip(min(size) / 45, 10, 20)))
+    font = typeface(int(np.clip(min(size) / 45, 10, 20)))
     left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
     wide, high = right - left + 4, bottom - top + 4
     x = min(max(box[0], 0), max(size[0] - wide, 0))
@@ -162,9 +200,9 @@ def _fits(
     )
 
 
-def _legend(width: int, entries: Sequence[tuple[str, Colour]]) -> np.ndarray:
+def legend(width: int, entries: Sequence[tuple[str, Colour]]) -> np.ndarray:
     """Names with their colours in as many lines as they need, on white."""
-    font, line, gap = _font(13), 22, 14
+    font, line, gap = typeface(13), 22, 14
     measure = ImageDraw.Draw(Image.new('RGB', (1, 1)))
     places, x, y = [], gap, 6
     for text, colour in entries:

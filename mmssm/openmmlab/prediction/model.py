@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from mmssm.openmmlab import released
 from mmssm.openmmlab.engine import configs, loading, mixed_precision
+from mmssm.openmmlab.engine.config_keys import check_config
 from mmssm.openmmlab.errors import UserError
-from mmssm.openmmlab.prediction.drawing import distinct_colours
+from mmssm.openmmlab.prediction.drawing import class_colours
 from mmssm.openmmlab.prediction.results import Detections, Segmentation
 from mmssm.openmmlab.prediction.slicing import (
     AveragedLabels,
@@ -55,14 +56,14 @@ def load(
     configs.require(cfg, 'test_dataloader')
     scope = configs.task_scope(cfg)
     device = _device(device)
+    check_config(cfg)
     with DefaultScope.overwrite_default_scope(scope):
-        configs.check_backbones(cfg)
         model = revert_sync_batchnorm(MODELS.build(copy.deepcopy(cfg.model)))
         meta = _load_weights(model, cfg, str(checkpoint))
         dataset = cfg.test_dataloader.dataset
         while 'dataset' in dataset or 'datasets' in dataset:
             dataset = dataset.get('dataset') or dataset['datasets'][0]
-        own = _meta_of(dataset)
+        own = meta_of(dataset)
         # colours of a checkpoint may be random ones
         meta = {
             'palette': own.get('palette'),
@@ -128,6 +129,17 @@ class Predictor:
             found = [self._sliced(p, score, batch, slice, overlap) for p in given]
         return found[0] if one else found
 
+    def input_of(self, picture: Picture) -> Tensor:
+        """What the network gets of a picture, resized and normalised: (1, C, H, W).
+
+        Raises as a call does.
+        """
+        with DefaultScope.overwrite_default_scope(self.scope):
+            packed = self._prepare(self._start(self._image(picture)))
+            data = self.model.data_preprocessor(pseudo_collate([packed]), False)
+        inputs = data['inputs']
+        return inputs[0][None] if isinstance(inputs, list) else inputs
+
     def _whole(self, pictures: Sequence[Picture], score: float) -> list[Result]:
         images = [self._image(picture) for picture in pictures]
         samples = self._run(images)
@@ -170,12 +182,25 @@ class Predictor:
         last = head[-1] if isinstance(head, nn.ModuleList) else head
         return float(last.threshold or 0.5)
 
-    def _run(self, images: Sequence[np.ndarray]) -> list:
+    def with_gradients(self, picture: Picture) -> tuple[np.ndarray, object]:
+        """A picture in RGB, (H, W, 3) uint8, and its sample of the host package.
+
+        Scores and logits of the sample have a graph, where the model keeps one.
+        Raises as a call does.
+        """
+        image = self._image(picture)
+        (sample,) = self._run([image], gradients=True)
+        return _rgb(image), sample
+
+    def _run(self, images: Sequence[np.ndarray], gradients: bool = False) -> list:
         """Samples of the model, with predictions."""
         with DefaultScope.overwrite_default_scope(self.scope):
             packed = [self._prepare(self._start(image)) for image in images]
             samples = []
-            with torch.no_grad(), mixed_precision.autocast(self.amp):
+            with (
+                torch.set_grad_enabled(gradients),
+                mixed_precision.autocast(self.amp),
+            ):
                 for batch in self._batches(packed):
                     samples += self.model.test_step(pseudo_collate(batch))
         return samples
@@ -293,7 +318,7 @@ class Predictor:
         names += [f'class {i}' for i in range(len(names), count)]
         colours = self.colours
         if len(colours) < len(names):
-            colours = distinct_colours(len(names))
+            colours = class_colours(names)
         return tuple(names), colours
 
 
@@ -325,8 +350,11 @@ def _load_weights(model: nn.Module, cfg: Config, checkpoint: str) -> dict:
     return {key.lower(): value for key, value in meta.items() if value is not None}
 
 
-def _meta_of(dataset: Mapping) -> dict:
-    """Classes and colours as the dataset of a config has them."""
+def meta_of(dataset: Mapping) -> dict:
+    """Classes and colours as the dataset of a config has them.
+
+    Without colours of these classes there are none.
+    """
     given = dict(dataset.get('metainfo') or {})
     if isinstance(given.get('classes'), str):  # a file of names
         given['classes'] = Path(given['classes']).read_text().split('\n')

@@ -48,14 +48,19 @@ class Detections(NamedTuple):
             return np.zeros((0, *self.image.shape[:2]), bool)
         return coco_mask.decode(self.masks).astype(bool).transpose(2, 0, 1)
 
-    def draw(self) -> np.ndarray:
-        """The picture with outlines and names, (H', W', 3) uint8 RGB."""
+    def draw(self, longest: int | None = None) -> np.ndarray:
+        """The picture with outlines and names, (H', W', 3) uint8 RGB.
+
+        longest: pixels of the longer side that a larger picture is reduced to.
+        """
         names = [
             f'{self.classes[label]} {score:.2f}'.replace(' 0.', ' .')
             for label, score in zip(self.labels, self.scores, strict=True)
         ]
         colours = [self.colours[label] for label in self.labels]
-        return drawing.objects(self.image, self.boxes, names, colours, self.bitmaps())
+        return drawing.objects(
+            self.image, self.boxes, names, colours, self.bitmaps(), longest
+        )
 
     def save(self, path: str | Path) -> None:
         """Write `draw()` as a picture, in the format of the path's suffix."""

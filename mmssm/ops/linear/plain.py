@@ -21,7 +21,7 @@ def linear_attention_plain(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tenso
             v.permute(0, 2, 3, 1).flatten(1, 2),
         )
     )  # (B, heads, L, C / heads)
-    state = turned_b.mT @ values / angles.shape[0]
+    state = turned_b.mT @ values / angles.shape[0]  # len() would fix a size
     y = turned_a @ state / (a @ b.mean(-2, keepdim=True).mT + EPS)
     y = y.transpose(1, 2).flatten(2).unflatten(1, v.shape[2:])
     return y.permute(0, 3, 1, 2)

@@ -102,6 +102,17 @@ def test_heads_that_count_things_alone_take_all_classes():
         check_classes(cfg, ['train'])
 
 
+@pytest.mark.parametrize('part', ['language_model', 'text_encoder', 'detector'])
+def test_models_whose_heads_count_something_else(part):
+    cfg = config(('cat', 'dog', 'bird'))
+    check = pytest.raises(UserError, check_classes, cfg, ['train'])
+    assert 'bbox_head.num_classes is 2' in str(check.value)
+    cfg.model = (
+        dict(detector=cfg.model) if part == 'detector' else {part: {}, **cfg.model}
+    )
+    check_classes(cfg, ['train'])
+
+
 def test_auxiliary_heads_count_unless_they_have_another_task():
     cfg = config(('cat', 'dog'))
     edges = dict(type='STDCHead', num_classes=9)

@@ -93,6 +93,11 @@ def test_stock_configs_pass(package):
         ('detection', {'optim_wraper': {'a': 1}}, 'optim_wraper: .*mean optim_wrapper'),
         ('detection', {'auto_scale_lr.enabel': True}, 'mean enable'),
         ('detection', {'randomness.sed': 1}, 'randomness.sed: .*mean seed'),
+        (
+            'detection',
+            {'model.test_cfg.nms': ['a']},
+            r"test_cfg.nms is \['a'\]; .*dict",
+        ),
         ('detection', {'train_cfg.max_epoch': 3}, 'mean max_epochs'),
         ('detection', {'strategy': 'x'}, "strategy is 'x'; expected a dict"),
         ('segmentation', {'model.decode_head.num_clases': 2}, 'mean num_classes'),

@@ -41,6 +41,16 @@ def weights(work_dir, name):
     return torch.load(work_dir / name, weights_only=False)['state_dict']
 
 
+def test_a_run_without_validation(tmp_path):
+    config = toy.write_config(tmp_path, 'iterations')
+    none = [f'val_{part}=None' for part in ('dataloader', 'cfg', 'evaluator')]
+    work_dir = tmp_path / 'run'
+    name = f'experiment_name=stop{next(NUMBERS)}'
+    arguments = [str(config), '--work-dir', str(work_dir), '--cfg-options', name]
+    cli.train([*arguments, *none])
+    assert list(work_dir.glob('iter_*.pth'))
+
+
 @pytest.mark.parametrize(
     ('loop', 'workers', 'number', 'last'),
     [

@@ -1,0 +1,1 @@
+"""Models of configs and names as what `mmssm.analysis` looks at."""
