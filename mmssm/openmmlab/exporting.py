@@ -1,7 +1,10 @@
 """The part of a detector or a segmenter that is one function of a batch of pictures."""
 
+import copy
+
 from mmdet.models import SingleStageDetector, TwoStageDetector
 from mmseg.models import EncoderDecoder
+from mmseg.models.utils import Upsample
 from torch import Tensor, nn
 
 from mmssm.openmmlab.errors import UserError
@@ -24,6 +27,7 @@ class RawOutputs(nn.Module):
             self.head = model.rpn_head
         else:
             self.head = getattr(model, 'bbox_head', None) or model.decode_head
+        self.head = _with_free_sizes(self.head)
 
     def forward(self, x: Tensor) -> object:
         maps = self.backbone(x)
@@ -54,6 +58,18 @@ def exportable(model: nn.Module, backbone_alone: bool = False) -> nn.Module:
             'can be exported: --backbone'
         )
     return RawOutputs(model)
+
+
+def _with_free_sizes(head: nn.Module) -> nn.Module:
+    """A copy whose upsampling has no numbers of one size: mmseg's takes int()."""
+    head = copy.deepcopy(head)
+    for name, module in list(head.named_modules()):
+        if isinstance(module, Upsample) and not module.size:
+            options = {'mode': module.mode, 'align_corners': module.align_corners}
+            swapped = nn.Upsample(scale_factor=module.scale_factor, **options)
+            parent, _, child = name.rpartition('.')
+            setattr(head.get_submodule(parent), child, swapped)
+    return head
 
 
 def preparation(model: nn.Module) -> str:
