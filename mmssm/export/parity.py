@@ -72,7 +72,7 @@ def _compare(
     sizes: Sequence[tuple[int, int]],
     channels: int,
 ) -> list[Parity]:
-    model = model.eval()
+    model.eval()
     like = next(model.parameters())
     found = []
     for size in sizes:

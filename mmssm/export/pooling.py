@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from mmssm.ops.precision import wide
+
 
 class StandardPool(nn.Module):
     """`nn.AdaptiveAvgPool2d` as two matrix products.
@@ -19,17 +21,18 @@ class StandardPool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         rows, columns = self.size
+        (y,) = wide(x)
         if rows is not None:
-            x = _bins(rows, x.shape[2], x) @ x
+            y = _bins(rows, x.shape[2], y) @ y
         if columns is not None:
-            x = x @ _bins(columns, x.shape[3], x).T
-        return x
+            y = y @ _bins(columns, x.shape[3], y).T
+        return y.to(x.dtype)
 
 
 def _bins(count: int, length: int, like: Tensor) -> Tensor:
     """(count, length); every row sums to 1."""
     i = torch.arange(count, device=like.device)[:, None]
     p = torch.arange(length, device=like.device)
-    inside = (p >= i * length // count) & (p < -(-(i + 1) * length // count))
-    weights = inside.float()
-    return (weights / weights.sum(1, keepdim=True)).to(like.dtype)
+    inside = (p >= i * length // count) & (p < ((i + 1) * length + count - 1) // count)
+    weights = inside.to(like.dtype)
+    return weights / weights.sum(1, keepdim=True)

@@ -26,10 +26,14 @@ def refuse_sizes(model: nn.Module) -> None:
 
 def refuse_without_packages() -> None:
     """Raise ModuleNotFoundError where ONNX files cannot be written or run."""
-    missing = [name for name in PACKAGES if find_spec(name) is None]
-    if missing:
+    if names := missing():
         raise ModuleNotFoundError(
-            f'{", ".join(missing)} is not installed; ONNX needs '
+            f'{", ".join(names)} is not installed; ONNX needs '
             f"{', '.join(PACKAGES)}: pip install 'mmssm[onnx]'",
-            name=missing[0],
+            name=names[0],
         )
+
+
+def missing() -> list[str]:
+    """Packages of `PACKAGES` that are not installed."""
+    return [name for name in PACKAGES if find_spec(name) is None]

@@ -27,7 +27,9 @@ def standard_form(
     dynamic: maps may have any size; otherwise those that `example` gives.
     Raises ValueError where a layer cannot be exported, see `StandardFilter`.
     """
-    model = copy.deepcopy(model).eval().requires_grad_(False)
+    model = copy.deepcopy(model)
+    model.eval()  # some of mmdet's return nothing
+    model.requires_grad_(False)
     sizes = {} if dynamic else _map_sizes(model, example)
     for name, module in list(model.named_modules(remove_duplicate=False)):
         if isinstance(module, SSM2D):

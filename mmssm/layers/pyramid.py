@@ -36,11 +36,12 @@ def pyramid_level(channels: int, stride: int, target: int) -> nn.Sequential:
 
 def crop(x: Tensor, size: Sequence[int], stride: int) -> Tensor:
     """The part of a map of this stride that an image of (H, W) covers, contiguous."""
-    height, width = (-(-side // stride) for side in size)
-    part = x[..., :height, :width]
-    if torch.compiler.is_exporting():  # whether it is contiguous depends on the size
-        return part.clone(memory_format=torch.contiguous_format)
-    return part.contiguous()
+    # runtimes round the quotient of a negative number up
+    height, width = ((side + stride - 1) // stride for side in size)
+    if torch.compiler.is_exporting():  # of a slice the graph would ask if it is whole
+        rows, columns = (torch.arange(n, device=x.device) for n in (height, width))
+        return x.index_select(2, rows).index_select(3, columns)
+    return x[..., :height, :width].contiguous()
 
 
 class Pyramid(nn.Module):

@@ -1,8 +1,10 @@
 """The part of a detector or a segmenter that is one function of a batch of pictures."""
 
+import copy
+
 from mmdet.models import SingleStageDetector, TwoStageDetector
-from mmengine.model import ImgDataPreprocessor
 from mmseg.models import EncoderDecoder
+from mmseg.models.utils import Upsample
 from torch import Tensor, nn
 
 from mmssm.openmmlab.errors import UserError
@@ -25,6 +27,7 @@ class RawOutputs(nn.Module):
             self.head = model.rpn_head
         else:
             self.head = getattr(model, 'bbox_head', None) or model.decode_head
+        self.head = _with_free_sizes(self.head)
 
     def forward(self, x: Tensor) -> object:
         maps = self.backbone(x)
@@ -57,16 +60,28 @@ def exportable(model: nn.Module, backbone_alone: bool = False) -> nn.Module:
     return RawOutputs(model)
 
 
+def _with_free_sizes(head: nn.Module) -> nn.Module:
+    """A copy whose upsampling has no numbers of one size: mmseg's takes int()."""
+    head = copy.deepcopy(head)
+    for name, module in list(head.named_modules()):
+        if isinstance(module, Upsample) and not module.size:
+            options = {'mode': module.mode, 'align_corners': module.align_corners}
+            swapped = nn.Upsample(scale_factor=module.scale_factor, **options)
+            parent, _, child = name.rpartition('.')
+            setattr(head.get_submodule(parent), child, swapped)
+    return head
+
+
 def preparation(model: nn.Module) -> str:
     """What has to be done to a picture before the exported part, in words."""
     given = model.data_preprocessor
-    if not isinstance(given, ImgDataPreprocessor) and not hasattr(given, 'mean'):
-        return 'prepare pictures as the data_preprocessor of the config does'
-    if getattr(given, 'mean', None) is None:
-        return 'pictures go in as they are read'
-    order = 'RGB' if getattr(given, 'channel_conversion', False) else 'as read'
-    mean, std = (
-        ', '.join(f'{v:g}' for v in t.flatten().tolist())
-        for t in (given.mean, given.std)
+    mean, std = (getattr(given, name, None) for name in ('mean', 'std'))
+    if mean is None or std is None:
+        return 'pictures as the data_preprocessor of the config gives them'
+    # the two packages spell it differently
+    turned = any(
+        getattr(given, name, False)
+        for name in ('channel_conversion', '_channel_conversion')
     )
-    return f'channels {order}, minus ({mean}), divided by ({std})'
+    low, wide = (', '.join(f'{v:g}' for v in t.flatten().tolist()) for t in (mean, std))
+    return f'{"RGB" if turned else "BGR"}, minus ({low}), divided by ({wide})'

@@ -9,6 +9,7 @@ from mmssm.backbones import MILA, ConvNeXt, Mega, SpatialMamba, VMamba, VMINet
 from mmssm.hosts import SSM2DHost
 
 TWO = {'channels': (8, 16), 'depths': (1, 1)}
+ONE = {'channels': (8,), 'depths': (1,)}
 MEGA = {
     'channels': (8,) * 4,
     'depths': (1,) * 4,
@@ -17,7 +18,7 @@ MEGA = {
     'expanded': 16,
     'hidden': 16,
 }
-OUT = {'out_indices': (0, 1)}
+OUT, FIRST = {'out_indices': (0, 1)}, {'out_indices': (0,)}
 
 
 def mega(**options: object) -> nn.Module:
@@ -30,7 +31,7 @@ def vminet(**options: object) -> nn.Module:
 
 def host(**options: object) -> nn.Module:
     """A ConvNeXt whose 2-D SSMs do something from the start."""
-    network = SSM2DHost(ConvNeXt(TWO, **OUT), num_states=4, **options)
+    network = SSM2DHost(ConvNeXt(ONE, **FIRST), num_states=4, **options)
     for name, parameter in network.named_parameters():
         if name.endswith('gain'):
             nn.init.normal_(parameter)
@@ -40,10 +41,10 @@ def host(**options: object) -> nn.Module:
 FAMILIES: dict[str, Callable[[], nn.Module]] = {
     'convnext': lambda: ConvNeXt(TWO, **OUT),
     'mega': mega,
-    'mila': lambda: MILA({**TWO, 'heads': 2}, **OUT),
-    'spatial_mamba': lambda: SpatialMamba(TWO, **OUT),
+    'mila': lambda: MILA({**ONE, 'heads': 2}, **FIRST),
+    'spatial_mamba': lambda: SpatialMamba(ONE, **FIRST),
     'ssm2d_host': host,
-    'vmamba': lambda: VMamba({**TWO, 'expand': 1}, **OUT),
+    'vmamba': lambda: VMamba({**ONE, 'expand': 1}, **FIRST),
     'vminet': vminet,
 }
 

@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None, name: str) -> int:
         read_config(args.config, args.cfg_options), args.checkpoint, 'cpu'
     ).model
     model = exportable(whole, args.backbone)
-    model = (model.half() if args.half else model.float()).eval()
+    model = model.half() if args.half else model.float()
     example = _example(model, args)
     start = time.perf_counter()
     try:

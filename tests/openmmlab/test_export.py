@@ -1,0 +1,112 @@
+"""`mmssm-export`: raw outputs of detectors and segmenters, in files."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, DefaultScope
+from openmmlab.engine import tiny
+
+from mmssm.export import refusal
+from mmssm.openmmlab.cli import export
+from mmssm.openmmlab.errors import UserError
+from mmssm.openmmlab.exporting import RawOutputs, exportable, preparation
+from mmssm.weights import save_file
+
+pytestmark = pytest.mark.filterwarnings('ignore')
+DEMO = (
+    Path(__file__)
+    .resolve()
+    .parents[2]
+    .joinpath('configs/demo/mask-rcnn_vminet-demo_fpn_shapes.py')
+)
+needs_onnx = pytest.mark.skipif(
+    refusal.missing() != [], reason=f'ONNX files need {", ".join(refusal.PACKAGES)}'
+)
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    """Configs of a small detector and segmenter with a checkpoint of each."""
+    folder = tmp_path_factory.mktemp('tiny')
+    found = {}
+    for task in ('detection', 'segmentation'):
+        config = tiny.write_config(folder, task)
+        text = config.read_text().replace('mmssm.SpatialMamba', 'mmssm.VMINet')
+        config.write_text(
+            text.replace('depths=(1, 1, 1, 1))', 'depths=(1, 1, 1, 1), expand=2)')
+        )
+        model = build(Config.fromfile(config))
+        weights = folder / f'{task}.pth'
+        save_file({'meta': {}, 'state_dict': model.state_dict()}, weights)
+        found[task] = (str(config), str(weights))
+    return found
+
+
+def build(cfg):
+    torch.manual_seed(0)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        return revert_sync_batchnorm(MODELS.build(cfg.model)).eval()
+
+
+def mask_rcnn():
+    return build(Config.fromfile(DEMO))
+
+
+@needs_onnx
+@pytest.mark.parametrize('task', ['detection', 'segmentation'])
+def test_onnx_is_checked_at_three_sizes(trained, task, tmp_path, capsys):
+    out = tmp_path / 'model.onnx'
+    export([*trained[task], '--out', str(out), '--check'])
+    printed = capsys.readouterr().out
+    assert printed.count(': equal, largest difference') == 3
+    assert 'BGR, minus (127, 127, 127), divided by (60, 60, 60)' in printed
+    assert [path.name for path in tmp_path.iterdir()] == ['model.onnx']
+
+
+def test_program_of_a_backbone_for_one_size(trained, tmp_path, capsys):
+    out = tmp_path / 'model.pt2'
+    flags = ['--to', 'torch', '--backbone', '--size', '48', '80', '--check']
+    export([*trained['detection'], '--out', str(out), *flags])
+    assert '48 x 80: equal' in capsys.readouterr().out
+    maps = torch.export.load(out).module()(torch.zeros(1, 3, 48, 80))
+    assert [tuple(m.shape[2:]) for m in maps] == [(12, 20), (6, 10), (3, 5), (2, 3)]
+
+
+def test_raw_outputs_are_those_of_the_models(trained):
+    x = torch.randn(1, 3, 64, 96)
+    segmenter = build(Config.fromfile(trained['segmentation'][0]))
+    with torch.no_grad():
+        assert torch.equal(exportable(segmenter)(x), segmenter(x, mode='tensor'))
+        detector = build(Config.fromfile(trained['detection'][0]))
+        scores, boxes = exportable(detector)(x)
+        expected_scores, expected_boxes = detector(x, mode='tensor')
+        assert all(map(torch.equal, scores, expected_scores))
+        assert all(map(torch.equal, boxes, expected_boxes))
+
+
+def test_two_stages_end_with_the_proposals_raw_maps():
+    model = mask_rcnn()
+    x = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        maps, (scores, boxes) = exportable(model)(x)
+        expected = model.extract_feat(x)
+        assert all(map(torch.equal, maps, expected))
+        assert all(map(torch.equal, scores, model.rpn_head(expected)[0]))
+    assert [b.shape[1] for b in boxes] == [4 * s.shape[1] for s in scores]
+    assert preparation(model).startswith('RGB, minus (123.675, ')
+
+
+def test_models_without_raw_outputs_are_refused():
+    with pytest.raises(UserError, match=r'Linear cannot be exported.*--backbone'):
+        exportable(torch.nn.Linear(2, 2))
+    model = mask_rcnn()
+    assert isinstance(exportable(model), RawOutputs)
+    assert exportable(model, backbone_alone=True) is model.backbone
+
+
+def test_wrong_ending_is_refused_before_anything_is_read(capsys):
+    with pytest.raises(SystemExit, match=r'model\.onnx does not end in \.pt2'):
+        export(['no.py', 'no.pth', '--to', 'torch', '--out', 'model.onnx'])
