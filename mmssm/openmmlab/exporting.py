@@ -6,6 +6,7 @@ from mmdet.models import SingleStageDetector, TwoStageDetector
 from mmseg.models import EncoderDecoder
 from mmseg.models.utils import Upsample
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mmssm.openmmlab.errors import UserError
 
@@ -20,7 +21,7 @@ class RawOutputs(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.backbone = model.backbone
+        self.backbone = _with_free_sizes(model.backbone)
         self.neck = getattr(model, 'neck', None)
         self.two_stages = isinstance(model, TwoStageDetector)
         if self.two_stages:
@@ -43,7 +44,7 @@ def exportable(model: nn.Module, backbone_alone: bool = False) -> nn.Module:
     Raises UserError for models whose raw outputs are not one function of a picture.
     """
     if backbone_alone:
-        return model.backbone
+        return _with_free_sizes(model.backbone)
     kinds = (SingleStageDetector, TwoStageDetector, EncoderDecoder)
     cascade = isinstance(getattr(model, 'decode_head', None), nn.ModuleList)
     if not isinstance(model, kinds) or cascade:
@@ -60,16 +61,39 @@ def exportable(model: nn.Module, backbone_alone: bool = False) -> nn.Module:
     return RawOutputs(model)
 
 
-def _with_free_sizes(head: nn.Module) -> nn.Module:
-    """A copy whose upsampling has no numbers of one size: mmseg's takes int()."""
-    head = copy.deepcopy(head)
-    for name, module in list(head.named_modules()):
+class CornerPadding(nn.Module):
+    """Zeros below and to the right until whole patches cover the map."""
+
+    def __init__(self, patch: tuple[int, int]) -> None:
+        super().__init__()
+        self.patch = patch
+
+    def forward(self, x: Tensor) -> Tensor:
+        down, right = (
+            -n % step for n, step in zip(x.shape[2:], self.patch, strict=True)
+        )
+        return F.pad(x, (0, right, 0, down))
+
+
+def _with_free_sizes(model: nn.Module) -> nn.Module:
+    """A copy without layers of mmdet and mmseg that ask whether a size is special.
+
+    Upsampling that takes int() of sizes, and padding that is left out where it is 0.
+    """
+    model = copy.deepcopy(model)
+    for name, module in list(model.named_modules()):
+        swapped = None
         if isinstance(module, Upsample) and not module.size:
             options = {'mode': module.mode, 'align_corners': module.align_corners}
             swapped = nn.Upsample(scale_factor=module.scale_factor, **options)
+        elif type(module).__name__ == 'AdaptivePadding':
+            tight = module.kernel_size == module.stride and set(module.dilation) == {1}
+            if tight and module.padding == 'corner':
+                swapped = CornerPadding(module.stride)
+        if swapped is not None:
             parent, _, child = name.rpartition('.')
-            setattr(head.get_submodule(parent), child, swapped)
-    return head
+            setattr(model.get_submodule(parent), child, swapped)
+    return model
 
 
 def preparation(model: nn.Module) -> str:

@@ -23,7 +23,7 @@ def test_one_file_gives_what_torch_gives_at_every_size(family, tmp_path):
 
 
 @needs_onnx
-@pytest.mark.parametrize('family', ['spatial_mamba', 'ssm2d_host'])
+@pytest.mark.parametrize('family', ['spatial_mamba'])
 def test_half_precision(family, tmp_path):
     model, path = small(family).half(), tmp_path / 'model.onnx'
     export_onnx(model, path)
@@ -36,7 +36,8 @@ def test_a_file_of_another_model_is_told_apart(tmp_path):
     model, path = small('convnext'), tmp_path / 'model.onnx'
     export_onnx(model, path)
     with torch.no_grad():
-        model.stages[0].blocks[0].conv.weight.mul_(1.5)
+        for parameter in model.parameters():
+            parameter.add_(0.1)
     assert not any(one.holds for one in compare_onnx(path, model, SIZES[:1]))
 
 
