@@ -78,6 +78,19 @@ class Getattr:
         return getattr, (nn.Module, '__init__')
 
 
+class GetattrOfAnArray:
+    """An owner and a name that are allowed, but not together."""
+
+    def __reduce__(self):
+        return getattr, (np.ndarray, 'min')
+
+
+def test_methods_of_nothing_but_the_log(tmp_path):
+    torch.save(dict(a=GetattrOfAnArray()), tmp_path / 'a.pth')
+    with pytest.raises(UserError, match='a.pth'):
+        loading.read_checkpoint(tmp_path / 'a.pth')
+
+
 class Run:
     def __init__(self, path):
         self.path = path
