@@ -10,7 +10,9 @@ from email.parser import Parser
 from pathlib import Path
 
 import pytest
+import yaml
 
+import mmssm
 from mmssm.openmmlab import cli
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -140,3 +142,11 @@ def test_a_missing_part_stops_the_build(tree: Path):
     done = subprocess.run(command, cwd=tree, capture_output=True, text=True)
     assert done.returncode != 0
     assert 'model-index.yml is missing' in done.stderr
+
+
+def test_the_citation_is_of_this_version():
+    cited = yaml.safe_load((ROOT / 'CITATION.cff').read_text())
+    assert cited['version'] == mmssm.__version__
+    pages = (ROOT / 'README.md').read_text()
+    for paper in cited['references']:
+        assert paper['url'] in pages
