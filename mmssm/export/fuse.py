@@ -6,6 +6,8 @@ import itertools
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmssm.layers.recomputed import is_plain
+
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -18,7 +20,8 @@ def fuse_for_inference(backbone: nn.Module) -> nn.Module:
     (`ConvNormAct`, hence every pair in the backbones of this package).  The result
     equals `backbone.eval()` up to rounding, cannot be trained and is not changed by
     later training of the original, which stays as it is, training mode included.
-    Norms without running statistics are left alone.
+    Norms without running statistics are left alone, and so are convolutions and norms
+    with hooks or a parametrisation, which see values between the two.
     """
     fused = copy.deepcopy(backbone)
     for sequence in fused.modules():
@@ -32,9 +35,11 @@ def fuse_for_inference(backbone: nn.Module) -> nn.Module:
 
 
 def _foldable(conv: nn.Module, norm: nn.Module) -> bool:
+    """Whether nothing happens between the two, or in them, but what they are."""
     return (
-        isinstance(conv, CONVOLUTIONS)
+        any(is_plain(conv, kind) for kind in CONVOLUTIONS)
         and isinstance(norm, _BatchNorm)
+        and is_plain(norm, type(norm))
         and norm.running_mean is not None
     )
 

@@ -9,6 +9,7 @@ import torch
 from parity import assert_equal_in_double, relative_error
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import parametrize
 
 import mmssm
 from mmssm.backbones import MILA, SpatialMamba, VMINet
@@ -112,6 +113,24 @@ def test_every_kind_of_convolution(bias, norm, options):
 def test_what_is_no_pair_is_left_alone(pair):
     fused = fuse_for_inference(pair)
     assert [type(m) for m in fused.modules()] == [type(m) for m in pair.modules()]
+
+
+class Doubled(nn.Module):
+    def forward(self, weight):
+        return 2 * weight
+
+
+@pytest.mark.parametrize('place', [0, 1])
+def test_hooks_and_parametrisations_are_obeyed(place):
+    torch.manual_seed(0)
+    pair = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).double().eval()
+    pair[1].running_mean.uniform_()
+    x = torch.randn(1, 3, 5, 7, dtype=torch.float64)
+    pair[place].register_forward_hook(lambda module, args, y: y * 3 + 1)
+    assert_equal_in_double(fuse_for_inference(pair)(x), pair(x))
+    other = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).double().eval()
+    parametrize.register_parametrization(other[0], 'weight', Doubled())
+    assert_equal_in_double(fuse_for_inference(other)(x), other(x))
 
 
 def test_is_there_without_openmmlab():

@@ -65,7 +65,15 @@ def test_boxes_without_masks(tmp_path, monkeypatch, painted):
     (tmp_path / 'truth.json').write_text(json.dumps(truth))
     found = [dict(box, score=0.9), dict(box, score=0.1)]
     (tmp_path / 'found.json').write_text(json.dumps(found))
+    drawn, plain = [], drawing._draw_objects
+
+    def draw(axis, image, objects, *rest):
+        drawn.append(len(objects))
+        return plain(axis, image, objects, *rest)
+
+    monkeypatch.setattr(drawing, '_draw_objects', draw)
     places = (tmp_path, tmp_path / 'truth.json', tmp_path / 'found.json')
     drawing.draw_detection(*places, tmp_path / 'sheet.png', 1)
     assert [len(regions) for regions in painted] == [0, 1, 0]
+    assert drawn == [0, 2, 1]  # not the one below the least score
     assert (tmp_path / 'sheet.png').is_file()

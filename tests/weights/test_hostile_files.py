@@ -3,6 +3,7 @@
 import random
 import resource
 import time
+import zipfile
 from argparse import Namespace
 from collections import Counter
 
@@ -10,7 +11,7 @@ import hostile
 import pytest
 import torch
 
-from mmssm.weights import load_file
+from mmssm.weights import files, load_file
 
 SECONDS, BYTES = 5, 2**29
 
@@ -71,6 +72,36 @@ def test_the_reason_is_told(case, reason, tmp_path):
     path = hostile.write(tmp_path, 'a', hostile.CASES[case]())
     with pytest.raises(ValueError, match=reason):
         load_file(path)
+
+
+@pytest.mark.parametrize(
+    ('pickled', 'reason'),
+    [
+        (b'\x80\x02K\x01)R.', 'calls something that is no function'),
+        (b'\x80\x02]K\x01K\x02s.', 'sets items of something that is no dict'),
+    ],
+)
+def test_opcodes_that_fit_nothing_are_told(pickled, reason, tmp_path):
+    with zipfile.ZipFile(tmp_path / 'a.pth', 'w') as archive:
+        archive.writestr('a/data.pkl', pickled)
+    with pytest.raises(ValueError, match=reason):
+        load_file(tmp_path / 'a.pth')
+
+
+def test_records_are_counted_together(tmp_path, monkeypatch):
+    """Each within bounds, and all of them far more than the file."""
+    monkeypatch.setattr(files, 'SPARE', 2**16)
+    torch.save({name: torch.zeros(2**13) for name in 'abcd'}, tmp_path / 'a.pth')
+    packed = tmp_path / 'b.pth'
+    with (
+        zipfile.ZipFile(tmp_path / 'a.pth') as a,
+        zipfile.ZipFile(packed, 'w', zipfile.ZIP_DEFLATED) as b,
+    ):
+        for name in a.namelist():
+            b.writestr(name, a.read(name))
+    assert load_file(tmp_path / 'a.pth')
+    with pytest.raises(ValueError, match=r'data/\d would unpack to 32768 bytes'):
+        load_file(packed)
 
 
 @pytest.mark.parametrize('legacy', [False, True])

@@ -59,6 +59,13 @@ def test_log_of_mmengine_survives(tmp_path):
     assert (read['number'], read['flag']) == (3, True)
 
 
+def test_what_a_signal_saved_is_found_without_a_note(tmp_path):
+    for name in ('iter_4.pth', 'stopped_iter_9.pth'):
+        torch.save({}, tmp_path / name)
+    os.utime(tmp_path / 'iter_4.pth', (1, 1))
+    assert latest_checkpoint(tmp_path) == (str(tmp_path / 'stopped_iter_9.pth'), [])
+
+
 def test_log_of_the_other_numpy(tmp_path):
     ours, theirs = 'numpy._core', 'numpy.core'
     if int(np.__version__.split('.')[0]) < 2:

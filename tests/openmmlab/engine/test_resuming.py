@@ -4,6 +4,7 @@ import itertools
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,11 @@ from torch.utils.data import BatchSampler, SequentialSampler
 
 from mmssm.openmmlab import cli
 from mmssm.openmmlab.engine import UserError
-from mmssm.openmmlab.engine.randomness import NumberedBatches, load_seeded
+from mmssm.openmmlab.engine.randomness import (
+    NumberedBatches,
+    ResumableRandomnessHook,
+    load_seeded,
+)
 
 NUMBERS = itertools.count()
 
@@ -144,3 +149,19 @@ def test_an_address_is_not_resumed(tmp_path):
     config = toy.write_config(tmp_path)
     with pytest.raises(SystemExit, match='download it first'):
         train(config, tmp_path / 'run', '--resume', 'https://host/iter_6.pth')
+
+
+def test_every_iteration_draws_its_own_numbers():
+    hook, drawn = ResumableRandomnessHook(), []
+    for seed, rank, iteration in (
+        (0, 0, 1),
+        (0, 0, 2),
+        (0, 1, 1),
+        (1, 0, 1),
+        (0, 0, 1),
+    ):
+        runner = SimpleNamespace(seed=seed, rank=rank, iter=iteration)
+        hook.before_train_iter(runner, 0)
+        drawn.append(torch.rand(()).item())
+    assert len(set(drawn[:4])) == 4
+    assert drawn[4] == drawn[0]
