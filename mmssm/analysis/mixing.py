@@ -23,9 +23,8 @@ from mmssm.layers import (
     SeparableAttention,
     StructureAwareSSM,
 )
-from mmssm.ops import merge_kernels, resample_positions, rotary_angles, rotate
+from mmssm.ops import attention_matrix, merge_kernels, resample_positions
 from mmssm.ops.attention.windowed import window_shares, window_starts
-from mmssm.ops.linear.naive import EPS
 
 
 class Mixing(NamedTuple):
@@ -188,17 +187,9 @@ def _cross_scan(layer: CrossScanSSM, x: Tensor) -> Mixing:
 
 def _linear_attention(layer: LinearAttention, x: Tensor) -> Mixing:
     q, k = layer.queries_and_keys(x)
-    angles = rotary_angles(x.shape[2:], x.shape[1], q)
-    a, b = (F.elu(t.flatten(2).mT) + 1 for t in (q, k))  # (B, L, C)
-    turned_a, turned_b, a, b = (
-        t.unflatten(-1, (layer.heads, -1)).transpose(1, 2)
-        for t in (rotate(a, angles), rotate(b, angles), a, b)
-    )  # (B, heads, L, C / heads)
-    length, mean = len(angles), b.mean(-2, keepdim=True).mT
 
     def rows(positions: Tensor) -> Tensor:
-        level = a[:, :, positions] @ mean + EPS
-        return turned_a[:, :, positions] @ turned_b.mT / (length * level)
+        return attention_matrix(q, k, layer.heads, positions)
 
     return Mixing(x, layer.mix(q, k, x), rows)
 

@@ -11,12 +11,22 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath
 
 import torch
+from mmengine.config import Config
 from mmengine.fileio import load as read
 from mmengine.infer.infer import BaseInferencer
 from mmengine.registry import DATASETS
 from mmengine.runner.checkpoint import CheckpointLoader
 
-from mmssm.weights import RELEASED, fetch, from_official, load_file, save_file
+from mmssm.openmmlab.errors import UserError
+from mmssm.weights import (
+    RELEASED,
+    DownloadError,
+    fetch,
+    from_official,
+    load_file,
+    official_name,
+    save_file,
+)
 
 # data that a host package's models of ours are trained on
 HOSTS = {'mmdet': 'COCO', 'mmseg': 'ADE20K'}
@@ -38,6 +48,17 @@ def converted(name: str) -> Path:
         classes = {key: list(data[key]) for key in ('classes', 'palette')}
         save_file({'meta': {'dataset_meta': classes}, 'state_dict': weights}, target)
     return target
+
+
+def of_config(cfg: Config) -> str:
+    """File under our names of what was released for a config of this name.
+
+    Raises UserError for what was not released and for what cannot be had.
+    """
+    try:
+        return str(converted(official_name('', '', task=cfg.filename or '')))
+    except (DownloadError, ValueError) as error:
+        raise UserError(str(error)) from error
 
 
 def load_from_mmssm(

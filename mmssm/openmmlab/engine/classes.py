@@ -110,7 +110,7 @@ def named_classes(dataset: Mapping, key: str) -> Named | None:
     info = {**getattr(kind, 'METAINFO', {}), **(dataset.get('metainfo') or {})}
     names = info.get('classes')
     if isinstance(names, str):
-        names = _from_file(names, key)
+        names = names_in(names, key)
     if not names:
         return None
     if 'Panoptic' not in getattr(kind, '__name__', ''):
@@ -135,7 +135,11 @@ def _classes(dataset: Mapping, key: str) -> Iterator[Named]:
         yield named
 
 
-def _from_file(path: str, key: str) -> list[str]:
+def names_in(path: str, key: str) -> list[str]:
+    """Names of classes in a file, one in a line; UserError where there is no file.
+
+    key: of the dataset in the config.
+    """
     if not os.path.isfile(path):
         raise UserError(
             f'{key}.metainfo.classes is the text {path!r}; expected a tuple of '

@@ -80,6 +80,7 @@ def explained(cfg: Config) -> Iterator[None]:
         yield
     except (UserError, ModuleNotFoundError, torch.OutOfMemoryError, MemoryError):
         raise
+    # Anything may go wrong in what a config names; the user gets to see what.
     except Exception as error:
         message = unused_parameters(error) or _explain(error, cfg)
         message += f' (The traceback is in {_keep_traceback(error)})'

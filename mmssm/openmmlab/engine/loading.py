@@ -12,6 +12,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import CheckpointLoader
+from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from mmssm.openmmlab.errors import UserError
@@ -95,9 +96,7 @@ class CheckpointFitHook(Hook):
             for name, value in checkpoint.get('state_dict', checkpoint).items()
             if isinstance(value, torch.Tensor)
         }
-        report = compare(weights, model)
-        counters = [n for n in report.missing if n.endswith('num_batches_tracked')]
-        report = report._replace(missing=sorted({*report.missing} - {*counters}))
+        report = fit_of(weights, model)
         if not any(report):
             return
         fitting = len(weights) - len(report.unexpected) - len(report.mismatched)
@@ -112,6 +111,13 @@ class CheckpointFitHook(Hook):
                 + (f', or {self.advice} to load what fits' if fitting > 0 else '')
             )
         runner.logger.warning(message)
+
+
+def fit_of(weights: Mapping[str, torch.Tensor], model: nn.Module) -> KeyReport:
+    """`weights.compare`, but for the counters of batch norms, which may be missing."""
+    report = compare(weights, model)
+    kept = [n for n in report.missing if not n.endswith('num_batches_tracked')]
+    return report._replace(missing=kept)
 
 
 def refuse_official(checkpoint: Mapping[str, object]) -> None:

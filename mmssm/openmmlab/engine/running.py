@@ -37,8 +37,6 @@ from mmssm.openmmlab.engine.resuming import resolve_resume
 from mmssm.openmmlab.engine.saving import use_atomic_files
 from mmssm.openmmlab.engine.schedule import prepare_schedule
 from mmssm.openmmlab.engine.stopping import StopHook, resume_command
-from mmssm.openmmlab.errors import UserError
-from mmssm.weights import DownloadError, official_name
 
 
 class EvaluationOptions(NamedTuple):
@@ -143,7 +141,7 @@ def evaluate(
     check_classes(cfg, ('test',))
     check_agreement(cfg, ('test',))
     if checkpoint == 'official':
-        checkpoint = _official(cfg)
+        checkpoint = released.of_config(cfg)
     check_exists(checkpoint)
     if options.amp:
         mixed_precision.use_float32_ops()
@@ -165,14 +163,6 @@ def evaluate(
         _close(runner)
         del runner
     return metrics
-
-
-def _official(cfg: Config) -> str:
-    """File under our names of what was released for the config."""
-    try:
-        return str(released.converted(official_name('', '', task=cfg.filename or '')))
-    except (DownloadError, ValueError) as error:
-        raise UserError(str(error)) from error
 
 
 def _build_runner(cfg: Config, hooks: list[Hook], notes: list[str]) -> Runner:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from mmssm.openmmlab import released
 from mmssm.openmmlab.engine import configs, loading, mixed_precision
+from mmssm.openmmlab.engine.classes import names_in
 from mmssm.openmmlab.engine.config_keys import check_config
 from mmssm.openmmlab.errors import UserError
 from mmssm.openmmlab.prediction.drawing import class_colours
@@ -28,7 +29,7 @@ from mmssm.openmmlab.prediction.slicing import (
     merge_detections,
     windows,
 )
-from mmssm.weights import DownloadError, compare, official_name, unwrap
+from mmssm.weights import unwrap
 
 Picture = str | Path | np.ndarray | Image.Image
 Result = Detections | Segmentation
@@ -93,7 +94,6 @@ class Predictor:
         self.amp = amp
         self.classes = tuple(meta.get('classes') or ())
         self.colours = [tuple(c) for c in meta.get('palette') or ()]
-        self._panoptic = False
         self._read, self._prepare = self._transforms(pipeline)
 
     def __call__(
@@ -303,7 +303,7 @@ class Predictor:
             _numbers(boxes[order]).astype(np.float32).reshape(-1, 4),
             _numbers(objects.scores[order]).astype(np.float32),
             labels,
-            _encoded(objects.masks, order.tolist()) if 'masks' in objects else None,
+            [*_encoded(objects.masks, order.tolist())] if 'masks' in objects else None,
         )
         return found.above(score)
 
@@ -326,20 +326,14 @@ def _load_weights(model: nn.Module, cfg: Config, checkpoint: str) -> dict:
     """Load all of the weights or none; what the file says of its data's classes."""
     loading.use_safe_loading()
     if checkpoint == 'official':
-        try:
-            name = official_name('', '', task=cfg.filename or '')
-            checkpoint = str(released.converted(name))
-        except (DownloadError, ValueError) as error:
-            raise UserError(str(error)) from error
+        checkpoint = released.of_config(cfg)
     content = loading.read_checkpoint(checkpoint)
     loading.refuse_official(content)
     try:
         weights = unwrap(content)
     except ValueError as error:
         raise UserError(f'{checkpoint}: {error}') from error
-    report = compare(weights, model)
-    counters = {n for n in report.missing if n.endswith('num_batches_tracked')}
-    report = report._replace(missing=sorted({*report.missing} - counters))
+    report = loading.fit_of(weights, model)
     if any(report):
         raise UserError(
             f'{checkpoint} does not fit the {type(model).__name__} of the config: '
@@ -357,7 +351,7 @@ def meta_of(dataset: Mapping) -> dict:
     """
     given = dict(dataset.get('metainfo') or {})
     if isinstance(given.get('classes'), str):  # a file of names
-        given['classes'] = Path(given['classes']).read_text().split('\n')
+        given['classes'] = names_in(given['classes'], 'dataset')
     kind = DATASETS.get(dataset.type) if isinstance(dataset.type, str) else dataset.type
     own = dict(getattr(kind, 'METAINFO', {}))
     if 'classes' in given and 'palette' not in given:
@@ -402,12 +396,8 @@ def _numbers(values: Tensor | np.ndarray) -> np.ndarray:
     return values.detach().cpu().numpy()
 
 
-def _encoded(masks: object, order: Sequence[int]) -> list[dict]:
+def _encoded(masks: object, order: Sequence[int]) -> Iterator[dict]:
     """Masks of any form that mmdet has, as run-length encodings."""
-    return [*_each(masks, order)]
-
-
-def _each(masks: object, order: Sequence[int]) -> Iterator[dict]:
     if hasattr(masks, 'to_ndarray'):  # BitmapMasks, PolygonMasks
         masks = masks.to_ndarray()
     for index in order:

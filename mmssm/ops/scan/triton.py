@@ -479,7 +479,7 @@ def _scan_back(
 
 
 def _empty_states(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor, *rest: Tensor
 ) -> Tensor:
     """(B, L, N, D), in the precision of the result."""
     batch, channels, length = u.shape
@@ -557,17 +557,6 @@ def _wide_delta(delta: Tensor, delta_weight: Tensor) -> Tensor:
     return rows.transpose(1, 2)
 
 
-def _empty_low_rank_states(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    delta_bias: Tensor,
-    delta_weight: Tensor,
-) -> Tensor:
-    return _empty_states(u, delta, A, B, delta_bias)
-
-
 def _low_rank_adjoint_like(
     grad: Tensor,
     u: Tensor,
@@ -589,7 +578,7 @@ _scanned_low_rank = differentiable(
     'mmssm::selective_scan_low_rank_triton',
     _low_rank_states,
     _low_rank_adjoint,
-    _empty_low_rank_states,
+    _empty_states,
     _low_rank_adjoint_like,
     keeps_result=True,
 )

@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.runner.checkpoint import CheckpointLoader
 
 from mmssm.openmmlab import released
-from mmssm.openmmlab.engine import UserError, running
+from mmssm.openmmlab.engine import UserError
 from mmssm.weights import DownloadError, from_official, load_file, save_file
 
 STEM = 'mask-rcnn_spatialmamba-t_fpn_1x_coco'
@@ -30,7 +30,7 @@ def test_it_is_found_by_the_name_of_the_config(cfg, monkeypatch, tmp_path):
     monkeypatch.setattr(
         released, 'fetch', lambda name: asked.append(name) or tmp_path / 'a.pth'
     )
-    file = load_file(running._official(cfg))
+    file = load_file(released.of_config(cfg))
     assert len(file['meta']['dataset_meta']['classes']) == 80
     found = file['state_dict']
     expected = from_official(weights, 'spatial_mamba')
@@ -48,7 +48,7 @@ def test_another_config_and_no_network_are_named(cfg, monkeypatch, tmp_path):
 
     monkeypatch.setattr(released, 'fetch', offline)
     with pytest.raises(UserError, match=f'{STEM}: no network'):
-        running._official(cfg)
+        released.of_config(cfg)
     (tmp_path / 'own.py').write_text('model = dict()')
     with pytest.raises(UserError, match="no weights were released for 'own'"):
-        running._official(Config.fromfile(tmp_path / 'own.py'))
+        released.of_config(Config.fromfile(tmp_path / 'own.py'))
