@@ -35,7 +35,7 @@ demo: setup
 	@$(RUN) -m tools.demo $(if $(MODEL),--model '$(MODEL)') $(ARGS)
 
 test: setup
-	@$(RUN) -m pytest $(ARGS); \
+	@$(RUN) -m pytest -n auto --dist loadfile $(ARGS); \
 	  status=$$?; echo $$status > $(VENV)/pytest.status; exit $$status
 
 doctor: setup

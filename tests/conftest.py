@@ -1,6 +1,8 @@
-"""Where there is no GPU, Triton's kernels run by its interpreter.
+"""What holds for all tests, and has to before they import anything.
 
-Triton looks at the variable when it is imported, which any test may cause.
+Where there is no GPU, Triton's kernels run by its interpreter; Triton looks at the
+variable when it is imported, which any test may cause.  Tests in several processes
+(`pytest -n`) share the cores: each process, and what it starts, computes in one thread.
 """
 
 import contextlib
@@ -9,12 +11,25 @@ import os
 import pathlib
 import sys
 
+import pytest
 import torch
 
 if not torch.cuda.is_available():
     os.environ.setdefault('TRITON_INTERPRET', '1')
+if 'PYTEST_XDIST_WORKER' in os.environ:
+    os.environ.setdefault('OMP_NUM_THREADS', '1')
+    torch.set_num_threads(1)
 # where the set-up puts timm, which processes that the tests start do not need
 sys.path.append(str(pathlib.Path(sys.prefix, 'hosts')))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """`-n auto`: a process for each core that may be used, 4 at most.
+
+    The tests of a file stay together, so that more would wait for the longest file.
+    """
+    return min(len(os.sched_getaffinity(0)), 4)
 
 
 def _declare_torchvision_ops() -> list[torch.library.Library]:
