@@ -153,3 +153,12 @@ def test_operator_is_registered_soundly():
     taps = shared_border.scaled_taps(kernels, alpha).detach().requires_grad_()
     inputs = (h, None, None, None, taps, [1, 3, 5])
     opcheck(shared_border._observe.operator, inputs)
+
+
+def test_parameters_in_lower_precision_are_multiplied_in_float32():
+    inputs = make(7, 9, dtype=torch.bfloat16)
+    exact = with_grads([v.detach().double().requires_grad_() for v in inputs], 'naive')
+    fast, naive = (with_grads(inputs, b) for b in ('shared_border', 'naive'))
+    assert fast[0].dtype == torch.float32
+    for values in zip(fast, naive, exact, strict=True):
+        assert_as_exact_as_naive(*values)

@@ -3,7 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from parity import assert_as_exact_as_naive, assert_equal_in_double
+from parity import (
+    assert_as_exact_as_naive,
+    assert_equal_in_double,
+    relative_error,
+)
 
 from mmssm.ops import channel_norm
 
@@ -46,8 +50,28 @@ def test_library_is_as_exact_in_lower_precision(low):
     assert fast['y'].dtype == low
     for name in NAMES:
         assert fast[name].dtype == naive[name].dtype
-        if name in ('y', 'x') or low == torch.float32:  # torch rounds the gain
-            assert_as_exact_as_naive(fast[name], naive[name], exact[name], name)
+        assert_as_exact_as_naive(fast[name], naive[name], exact[name], name)
+
+
+@pytest.mark.parametrize('low', [torch.bfloat16, torch.float16])
+def test_gradients_of_parameters_are_sums_in_float32(low):
+    inputs = make((1, 6, 90, 110), torch.float32, low)
+    exact = [v.detach().double().requires_grad_() for v in inputs]
+    fast, exact = with_grads(inputs, 'library'), with_grads(exact, 'library')
+    for name in ('weight', 'bias'):
+        # the cotangent is rounded to 16 bits
+        assert relative_error(fast[name], exact[name]) < 0.02, name
+
+
+def test_second_derivatives_in_lower_precision():
+    found = []
+    for low in (torch.bfloat16, torch.float64):
+        dtype = torch.float32 if low == torch.bfloat16 else low
+        inputs = make(SHAPES[3], dtype, low)
+        y = channel_norm(*inputs, 1e-3, backend='library').double().square().sum()
+        grads = torch.autograd.grad(y, inputs, create_graph=True)
+        found.append(torch.autograd.grad(grads[0].double().square().sum(), inputs[1]))
+    assert relative_error(found[0][0], found[1][0]) < 0.05
 
 
 @pytest.mark.parametrize('backend', ['library', 'naive'])

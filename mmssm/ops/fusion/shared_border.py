@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmssm.ops.operator import differentiable
+from mmssm.ops.precision import wide
 
 SIDES = (-1, 0, 1)
 BLOCK = 1 << 16  # elements of a product that stays in cache while it is summed
@@ -42,7 +43,8 @@ def observe_shared_border(
 
 
 def scaled_taps(kernels: Tensor, alpha: Tensor) -> Tensor:
-    """alpha_k w_k, (K, C, 1, 3, 3)."""
+    """alpha_k w_k, (K, C, 1, 3, 3), in the precision of the sums that they go into."""
+    kernels, alpha = wide(kernels, alpha)
     return kernels * alpha[:, None, None, None, None]
 
 
