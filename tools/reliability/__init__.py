@@ -1,0 +1,1 @@
+"""How reliable the package is, in figures: `python -m tools.reliability.run`."""
