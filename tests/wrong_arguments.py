@@ -1,10 +1,11 @@
 """Random wrong arguments for every backbone, and which of them are not explained.
 
-    python tests/wrong_arguments.py 3000 [SEED]
+    python tests/wrong_arguments.py 3000 [SEED]  # the last line is JSON
 
 A mutant is explained when it works, or when the error names the argument.
 """
 
+import json
 import random
 import sys
 from collections.abc import Iterator
@@ -100,4 +101,4 @@ def _run(name: str, given: dict[str, Any]) -> None:
 
 if __name__ == '__main__':
     lines = unclear(int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0)
-    print(*lines, f'{len(lines)} of {sys.argv[1]} unclear', sep='\n')  # noqa: T201
+    print(*lines, json.dumps(lines), sep='\n')  # noqa: T201

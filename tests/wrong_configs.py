@@ -1,6 +1,6 @@
 """Configs of a detector and a segmenter with one thing wrong, trained by the command.
 
-    python tests/wrong_configs.py 500 [SEED]
+    python tests/wrong_configs.py 500 [SEED]  # the last line is JSON
 
 A key is misspelt, left out or gets a value of another kind.  A mutant is explained when
 it trains, or when one line names the key path with the key or the value.  A misspelt
@@ -9,6 +9,7 @@ key that trains all the same is not.
 
 import contextlib
 import io
+import json
 import random
 import re
 import sys
@@ -132,4 +133,4 @@ def unclear(count: int, seed: int = 0) -> tuple[list[str], Counter]:
 
 if __name__ == '__main__':
     lines, totals = unclear(int(sys.argv[1]), int(sys.argv[2]) if sys.argv[2:] else 0)
-    print(*lines, dict(totals), sep='\n')  # noqa: T201
+    print(*lines, dict(totals), json.dumps(lines), sep='\n')  # noqa: T201

@@ -1,5 +1,6 @@
 """Wrong arguments of backbones and wrong keys of configs: an error that names them."""
 
+import json
 import os
 import subprocess
 import sys
@@ -37,7 +38,6 @@ def _mutants(script: str, step: int, most: int, clock: Clock, seed: int) -> Outc
         if done.returncode:
             failures.append(f'{script} ended with {done.stderr[-2000:]}')
             break
-        *found, _ = done.stdout.splitlines()
-        failures += found
+        failures += json.loads(done.stdout.splitlines()[-1])
         tried += step
     return Outcome(tried, failures)
