@@ -1,0 +1,249 @@
+"""Small mistakes put into the package, one at a time; the tests have to turn red.
+
+A mutant is run against the tests whose names share most words with its file, then
+against all tests of its folder.  What those leave alive survived.
+"""
+
+import ast
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from tools.reliability.check import Check, Clock, Outcome
+
+ROOT = Path(__file__).resolve().parents[2]
+MOST = 100
+NEAR, FAR = 120.0, 600.0  # seconds; tests that take longer hang, which is red too
+PRELOADED = (
+    'torch',
+    'numpy',
+    'pytest',
+    'mmengine.runner',
+    'mmdet.models',
+    'mmseg.models',
+)
+COPIED = ('mmssm', 'tests', 'tools', 'configs', 'docs', 'requirements')
+# Whose mistakes tests cannot see: what runs on a GPU alone, and words for people
+LEFT_OUT = ('ops/gpu.py', 'ops/verdicts.py')
+SWAPS: dict[type[ast.AST], tuple[str, str]] = {
+    ast.Lt: ('<', '<='),
+    ast.LtE: ('<=', '<'),
+    ast.Gt: ('>', '>='),
+    ast.GtE: ('>=', '>'),
+    ast.Eq: ('==', '!='),
+    ast.NotEq: ('!=', '=='),
+    ast.Is: ('is', 'is not'),
+    ast.IsNot: ('is not', 'is'),
+    ast.In: ('in', 'not in'),
+    ast.NotIn: ('not in', 'in'),
+    ast.Add: ('+', '-'),
+    ast.Sub: ('-', '+'),
+    ast.Mult: ('*', '/'),
+    ast.FloorDiv: ('//', '*'),
+    ast.And: ('and', 'or'),
+    ast.Or: ('or', 'and'),
+}
+
+
+class Mutant(NamedTuple):
+    """A place in a file, in bytes, and what stands there instead."""
+
+    file: str
+    line: int
+    start: int
+    end: int
+    new: str
+    old: str
+
+    def __str__(self) -> str:
+        return f'{self.file}:{self.line}: {self.old!r} -> {self.new!r}'
+
+    def applied(self, text: bytes) -> bytes:
+        """The file's bytes with the mistake."""
+        return text[: self.start] + self.new.encode() + text[self.end :]
+
+
+def checks() -> list[Check]:
+    """One, of as many mutants as time allows."""
+    return [Check('Tests', 'mutants killed', run, MOST)]
+
+
+def run(clock: Clock, seed: int, most: int = MOST) -> Outcome:
+    """Each folder of the package has its share, by its number of places."""
+    context = multiprocessing.get_context('forkserver')
+    context.set_forkserver_preload([*PRELOADED, __name__])
+    survivors, tried = [], 0
+    with tempfile.TemporaryDirectory() as name:
+        tree = copied(Path(name))
+        mutants = drawn(tree, seed)
+        for _, mutant in zip(clock.counts(most), mutants, strict=False):
+            path = tree / mutant.file
+            good = path.read_bytes()
+            path.write_bytes(mutant.applied(good))
+            try:
+                alive = all(
+                    _is_green(context, tree, files, seconds)
+                    for files, seconds in stages(tree, mutant.file)
+                )
+            finally:
+                path.write_bytes(good)
+            tried += 1
+            if alive:
+                survivors.append(str(mutant))
+            print(f'    {"SURVIVED" if alive else "killed"} {mutant}', flush=True)
+    killed = tried - len(survivors)
+    return Outcome(tried, survivors, f'{100 * killed / max(tried, 1):.0f} % killed')
+
+
+def copied(folder: Path) -> Path:
+    """What the tests need of the project, in a folder of its own."""
+    ignored = shutil.ignore_patterns('__pycache__', '.mim')
+    for name in COPIED:
+        shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+    for path in ROOT.iterdir():
+        if path.is_file():
+            shutil.copy(path, folder)
+    return folder
+
+
+def drawn(tree: Path, seed: int) -> Iterator[Mutant]:
+    """Mutants without end, no place twice, folders in turns of random order."""
+    dice = random.Random(seed)
+    rooms: dict[str, list[Mutant]] = {}
+    for path in sorted((tree / 'mmssm').rglob('*.py')):
+        file = str(path.relative_to(tree))
+        if not file.endswith(LEFT_OUT):
+            room = '/'.join(file.split('/')[1:3][:-1] or ['.'])
+            rooms.setdefault(room, []).extend(places(file, path.read_bytes()))
+    weights = {room: len(found) for room, found in rooms.items()}
+    while any(rooms.values()):
+        left = [room for room, found in rooms.items() if found]
+        (room,) = dice.choices(left, [weights[room] for room in left])
+        yield rooms[room].pop(dice.randrange(len(rooms[room])))
+
+
+def places(file: str, text: bytes) -> list[Mutant]:
+    """Every mistake that can be made in a file; none in strings and annotations."""
+    starts = [0]
+    for line in text.splitlines(keepends=True):
+        starts.append(starts[-1] + len(line))
+
+    def mutant(node: ast.AST, new: str) -> Mutant:
+        start = starts[node.lineno - 1] + node.col_offset
+        end = starts[node.end_lineno - 1] + node.end_col_offset
+        return Mutant(file, node.lineno, start, end, new, text[start:end].decode())
+
+    found = []
+    for node in _code(ast.parse(text)):
+        if isinstance(node, ast.Compare) and len(node.ops) == 1:
+            found += _between(
+                file, text, starts, node.left, node.comparators[0], node.ops[0]
+            )
+        elif isinstance(node, ast.BinOp):
+            found += _between(file, text, starts, node.left, node.right, node.op)
+        elif isinstance(node, ast.BoolOp):
+            found += _between(file, text, starts, *node.values[:2], node.op)
+        elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+            found.append(mutant(node, f'bool({ast.unparse(node.operand)})'))
+        elif isinstance(node, ast.Constant) and type(node.value) in (bool, int):
+            new = not node.value if isinstance(node.value, bool) else node.value + 1
+            found.append(mutant(node, repr(new)))
+        elif isinstance(node, ast.IfExp | ast.If):
+            found.append(mutant(node.test, f'not ({ast.unparse(node.test)})'))
+        elif isinstance(node, ast.Raise) or (
+            isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
+        ):
+            found.append(mutant(node, 'pass'))
+    return found
+
+
+def _code(tree: ast.AST) -> Iterator[ast.AST]:
+    """The nodes of a tree but annotations, which nothing reads when it runs."""
+    for field, value in ast.iter_fields(tree):
+        if field in ('annotation', 'returns'):
+            continue
+        for node in value if isinstance(value, list) else [value]:
+            if isinstance(node, ast.AST):
+                yield node
+                yield from _code(node)
+
+
+def _between(
+    file: str,
+    text: bytes,
+    starts: Sequence[int],
+    left: ast.AST,
+    right: ast.AST,
+    op: ast.AST,
+) -> list[Mutant]:
+    """The operator that stands between two operands, exchanged."""
+    old, new = SWAPS.get(type(op), (None, None))
+    start = starts[left.end_lineno - 1] + left.end_col_offset
+    end = starts[right.lineno - 1] + right.col_offset
+    if old is None or text[start:end].count(old.encode()) != 1:
+        return []
+    place = start + text[start:end].index(old.encode())
+    return [Mutant(file, left.end_lineno, place, place + len(old), new, old)]
+
+
+# Which tests, and how they end.
+
+
+def stages(tree: Path, file: str) -> list[tuple[list[str], float]]:
+    """Tests named like the file with their time, then all tests of its folder."""
+    parts = file.removesuffix('.py').split('/')[1:]
+    folder = tree / 'tests'
+    for part in parts[:-1]:
+        if not (folder / part).is_dir():
+            break
+        folder = folder / part
+    tests = sorted(str(p.relative_to(tree)) for p in folder.rglob('test_*.py'))
+    if folder == tree / 'tests':
+        tests = sorted(
+            str(p.relative_to(tree))
+            for p in (*folder.glob('test_*.py'), *folder.glob('backbones/test_*.py'))
+        )
+    words = {word for part in parts[1:] or parts for word in part.split('_')}
+    words |= {word.rstrip('s') for word in words}
+    words -= {'', 'init'}
+    shared = {t: len(words & set(Path(t).stem.split('_')[1:])) for t in tests}
+    most = max(shared.values(), default=0)
+    near = [t for t in tests if most and shared[t] == most]
+    found = [(near, NEAR)] if near else []
+    rest = [t for t in tests if t not in near]
+    return [*found, (rest, FAR)] if rest else found
+
+
+def _is_green(
+    context: multiprocessing.context.BaseContext,
+    tree: Path,
+    files: Sequence[str],
+    seconds: float,
+) -> bool:
+    process = context.Process(target=_pytest, args=(str(tree), list(files)))
+    process.start()
+    process.join(seconds)
+    if process.is_alive():
+        os.killpg(process.pid, signal.SIGKILL)
+        process.join()
+    return process.exitcode == 0
+
+
+def _pytest(tree: str, files: list[str]) -> None:
+    """Run tests of a tree, whose pyproject.toml puts its package first."""
+    os.setsid()
+    os.chdir(tree)
+    os.environ['PYTHONPATH'] = f'{tree}{os.pathsep}{tree}/tests'
+    silent = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silent, 1)
+    os.dup2(silent, 2)
+    import pytest
+
+    options = ['-q', '-x', '-p', 'no:cacheprovider', '-p', 'no:xdist']
+    os._exit(int(pytest.main([*options, *files])))
