@@ -142,12 +142,14 @@ def hold(call: Call) -> str:
     if call.mode == 'shared':
         inputs = _shared(inputs)
     before = [x.detach().clone() for x in inputs]
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        word = LAWS.get(call.mode, _values_and_gradients)(call, run, naive, inputs)
-    for number, (x, was) in enumerate(zip(inputs, before, strict=True)):
-        assert torch.equal(x.detach(), was), f'input {number} was changed'
-    return word
+    law = LAWS.get(call.mode, _values_and_gradients)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            return law(call, run, naive, inputs)
+    finally:  # a changed input explains whatever else is wrong
+        for number, (x, was) in enumerate(zip(inputs, before, strict=True)):
+            assert torch.equal(x.detach(), was), f'input {number} was changed'
 
 
 def prepare(call: Call) -> list[Tensor]:

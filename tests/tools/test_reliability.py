@@ -1,0 +1,191 @@
+"""The checks of reliability try what they say, and find what is wrong."""
+
+import ast
+import random
+
+import pytest
+import torch
+
+from mmssm.ops import dispatch
+from tools.reliability import arguments, files, mutants, numerics, run, suites
+from tools.reliability.check import Check, Clock, Outcome
+
+ONE = Check('Some', 'things', lambda clock, seed: Outcome(2, ['it fell'], 'a word'), 3)
+
+
+@pytest.fixture
+def wrong(monkeypatch):
+    """Replaces what an op computes by default on a CPU."""
+
+    def replace(op, change):
+        known = dispatch.registered()[op]
+
+        def run(*inputs):
+            return change(known[-1].run(*inputs), *inputs)
+
+        fake = [dispatch.Implementation(i.name, run) for i in known[:-1]]
+        monkeypatch.setitem(dispatch._OPS, op, (*fake, known[-1]))
+
+    return replace
+
+
+@pytest.mark.parametrize('op', numerics.INPUTS)
+def test_random_calls_are_right(op):
+    outcome = numerics.examine(op, Clock(60), seed=1, most=8)
+    assert outcome.tried >= 8
+    assert outcome.failures == []
+
+
+@pytest.mark.parametrize(
+    ('change', 'words'),
+    [
+        (lambda y, *inputs: y * 1.001, 'result: error 1.0e-03'),
+        (lambda y, *inputs: y / y.detach() * y.detach(), 'is not finite'),
+        (lambda y, *inputs: y + inputs[0].data.sub_(1).sum() * 0, 'was changed'),
+        (lambda y, *inputs: y.double(), 'float64, naively'),
+        (
+            lambda y, *inputs: y + 1e-3 * torch.rand(()),
+            'error|from one run to the next',
+        ),
+    ],
+)
+def test_faults_are_found(wrong, change, words):
+    wrong('separable_attention', change)
+    outcome = numerics.examine('separable_attention', Clock(60), seed=0, most=60)
+    (failure,) = outcome.failures
+    assert any(word in failure for word in words.split('|')), failure
+    assert "Call(op='separable_attention'" in failure
+
+
+def test_time_ends_a_check():
+    assert list(Clock(0).counts(9)) == [0]
+    assert list(Clock(60).counts(3)) == [0, 1, 2]
+    assert Clock(-1).left == 0
+
+
+@pytest.mark.parametrize('check', files.checks(), ids=lambda check: check.title)
+def test_damaged_files(check):
+    outcome = check.run(Clock(60), 0, 30)
+    assert (outcome.tried, outcome.failures) == (30, [])
+
+
+def test_a_file_that_is_not_named_is_a_failure(monkeypatch):
+    def load(path):
+        raise (ValueError('something is wrong'), KeyError('x'))[load.calls % 2]
+
+    load.calls = 1
+    monkeypatch.setattr(files, 'load_file', load)
+    outcome = files.checks()[0].run(Clock(60), 0, 1)
+    assert outcome.failures == ["file 0: KeyError: 'x'"]
+    load.calls = 2
+    outcome = files.checks()[0].run(Clock(60), 0, 1)
+    assert outcome.failures == ['file 0: not named in something is wrong']
+
+
+def test_wrong_arguments_are_counted():
+    outcome = arguments._mutants('wrong_arguments', 3, 3, Clock(60), 0)
+    assert outcome == Outcome(3, [])
+
+
+def test_a_part_of_the_suite_is_counted(tmp_path):
+    (tmp_path / 'test_it.py').write_text(
+        'import pytest\n'
+        'def test_good(): pass\n'
+        'def test_bad(): assert False\n'
+        '@pytest.mark.skip\n'
+        'def test_none(): pass\n'
+    )
+    outcome = suites._run([str(tmp_path / 'test_it.py')], Clock(60), 0)
+    assert (outcome.tried, outcome.remark) == (2, '1 skipped')
+    (failure,) = outcome.failures
+    assert 'test_bad' in failure
+    for check in suites.checks():
+        for file in check.run.args[0]:
+            assert (suites.ROOT / file).is_file(), file
+
+
+SOURCE = b'''"""1 < 2"""
+def f(a: 1 + 1, b=True) -> 2 + 2:
+    if a < b and not a:
+        raise ValueError('\xc3\xa4 < 1')
+    print(a)
+    return [a, b][0] if a is not b else a // 2
+'''
+
+
+def test_places_of_mistakes():
+    found = {(m.old, m.new) for m in mutants.places('a.py', SOURCE)}
+    assert found == {
+        ('True', 'False'),
+        ('<', '<='),
+        ('and', 'or'),
+        ('not a', 'bool(a)'),
+        ('a < b and not a', 'not (a < b and (not a))'),
+        ("raise ValueError('ä < 1')", 'pass'),
+        ('print(a)', 'pass'),
+        ('0', '1'),
+        ('is not', 'is'),
+        ('a is not b', 'not (a is not b)'),
+        ('//', '*'),
+        ('2', '3'),
+    }
+    for mutant in mutants.places('a.py', SOURCE):
+        assert ast.parse(mutant.applied(SOURCE))
+        assert mutant.applied(SOURCE) != SOURCE
+
+
+def test_each_file_has_tests_near_it():
+    nearest, _ = mutants.stages(mutants.ROOT, 'mmssm/ops/fusion/triton.py')
+    assert nearest == (['tests/ops/test_triton_fusion.py'], mutants.NEAR)
+    nearest, _ = mutants.stages(mutants.ROOT, 'mmssm/openmmlab/engine/stopping.py')
+    assert nearest[0] == ['tests/openmmlab/engine/test_stopping.py']
+    for path in (mutants.ROOT / 'mmssm').rglob('*.py'):
+        assert mutants.stages(mutants.ROOT, str(path.relative_to(mutants.ROOT)))
+
+
+def test_mutants_are_killed_or_survive(tmp_path, monkeypatch):
+    for name, text in {
+        'mmssm/ops/it.py': 'def least(a, b):\n    return a if a < b else b\n',
+        'mmssm/__init__.py': '',
+        'mmssm/ops/__init__.py': '',
+        'tests/ops/test_it.py': (
+            'from mmssm.ops.it import least\n'
+            'def test_it():\n    assert least(1, 2) == least(2, 1) == 1\n'
+        ),
+        'pyproject.toml': "[tool.pytest.ini_options]\npythonpath = ['.', 'tests']\n",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(mutants, 'ROOT', tmp_path)
+    monkeypatch.setattr(mutants, 'COPIED', ('mmssm', 'tests'))
+    monkeypatch.setattr(mutants, 'PRELOADED', ('pytest',))
+    outcome = mutants.run(Clock(60), 0)
+    # least(1, 1) is not asked for
+    assert outcome == Outcome(2, ["mmssm/ops/it.py:2: '<' -> '<='"], '50 % killed')
+    assert (tmp_path / 'mmssm/ops/it.py').read_text().count('<=') == 0
+
+
+def test_the_command_prints_and_keeps_a_table(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(files, 'checks', lambda: [ONE])
+    page = tmp_path / 'page.md'
+    page.write_text('<!-- benchmark it -->\n<!-- end of benchmark -->\n')
+    options = ['--only', 'files', '--minutes', '1', '--out', str(tmp_path / 'out')]
+    assert run.main([*options, '--into', str(page), 'it']) == 1
+    row = '| things | 2 | 3 | 1 | 0 | a word |'
+    assert row in page.read_text()
+    assert row in (tmp_path / 'out/reliability.md').read_text()
+    assert 'FAILED it fell' in capsys.readouterr().out
+    monkeypatch.setattr(files, 'checks', lambda: [])
+    assert run.main(options) == 0
+
+
+def test_time_is_parted():
+    assert run.shares(['files', 'numerics'], 70) == {'numerics': 60, 'files': 10}
+    with pytest.raises(SystemExit):
+        run.main(['--minutes', '0'])
+
+
+def test_damage_is_drawn_from_a_seed():
+    good = bytes(range(200))
+    first, second = (files.damaged(good, random.Random(3)) for _ in range(2))
+    assert first == second != good
