@@ -69,19 +69,21 @@ def stages(inputs: Sequence[MixerInput]) -> list[list[MixerInput]]:
     return [*groups.values()]
 
 
-def row(given: MixerInput, spot: Sequence[float] = SPOTS[0]) -> Row:
+def row(
+    given: MixerInput, spot: Sequence[float] = SPOTS[0], direction: str | None = None
+) -> Row:
     """The row of M of a position, given as parts of the map's height and width.
 
-    spot: (down, right), from 0 to below 1.
-    Raises ValueError for a spot outside of the map.
+    spot: (down, right), from 0 to below 1.  direction: see `mixing_matrix`.
+    Raises ValueError for a spot outside of the map and as `mixing_matrix`.
     """
     if not all(0 <= part < 1 for part in spot):
         raise ValueError(f'spot is {tuple(spot)}; expected two numbers from 0 to 1')
     size = tuple(given.x.shape[2:])
     position = tuple(int(part * n) for part, n in zip(spot, size, strict=True))
     with torch.no_grad():
-        found = mixing_row(given.layer, given.x, position)[0].abs().double().cpu()
-    weights = found.sum(0)
+        found = mixing_row(given.layer, given.x, position, direction)
+    weights = found[0].abs().double().cpu().sum(0)
     weights = weights / weights.sum()
     flat = weights.reshape(1, -1)
     place = torch.tensor([position[0] * size[1] + position[1]])

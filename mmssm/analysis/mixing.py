@@ -23,7 +23,12 @@ from mmssm.layers import (
     SeparableAttention,
     StructureAwareSSM,
 )
-from mmssm.ops import attention_matrix, merge_kernels, resample_positions
+from mmssm.ops import (
+    attention_matrix,
+    cross_scan,
+    merge_kernels,
+    resample_positions,
+)
 from mmssm.ops.attention.windowed import window_shares, window_starts
 
 
@@ -46,26 +51,36 @@ class Mixing(NamedTuple):
         return (maps @ matrix.mT).flatten(1, 2)
 
 
-def mixing_matrix(layer: nn.Module, x: Tensor) -> Tensor:
+# of VMamba's scan, in the order of its parameters
+DIRECTIONS = ('rows', 'columns', 'rows-back', 'columns-back')
+
+
+def mixing_matrix(layer: nn.Module, x: Tensor, direction: str | None = None) -> Tensor:
     """M of a layer's mixing step on an input of the layer.
 
     layer: StructureAwareSSM (scan, fusion and observation of Spatial-Mamba),
     CrossScanSSM (four scans of VMamba), LinearAttention or GatedLinearAttention (MILA,
     without the local convolution), SeparableAttention (VMINet) or SSM2D (without its
     norm).  x: (B, C, H, W), an input of the layer.
+    direction: one of `DIRECTIONS` alone, of a CrossScanSSM; with 'rows' M is that of
+    Mamba, which reads a map row by row.
     Returns (B, G, L, L), row p for output p; G is the number of channels, of heads, or
     1 where all channels are mixed alike.  O(G L^2) memory; see `mixing_row`.
     What M multiplies, and gives, `mixing` tells.
 
-    Raises TypeError for another layer and ValueError for an input without positions.
+    Raises TypeError for another layer and ValueError for an input without positions, a
+    direction that there is not, or one of a layer without directions.
     """
-    step = mixing(layer, x)
+    step = mixing(layer, x, direction)
     positions = torch.arange(x.shape[2] * x.shape[3], device=x.device)
     return step.rows(positions)
 
 
 def mixing_row(
-    layer: nn.Module, x: Tensor, position: Sequence[int] | Sequence[Sequence[int]]
+    layer: nn.Module,
+    x: Tensor,
+    position: Sequence[int] | Sequence[Sequence[int]],
+    direction: str | None = None,
 ) -> Tensor:
     """Rows of `mixing_matrix`, without the matrix: what one position reads.
 
@@ -85,11 +100,11 @@ def mixing_row(
             f'{height} x {width}'
         )
     flat = (places * torch.tensor([width, 1])).sum(-1).reshape(-1).to(x.device)
-    rows = mixing(layer, x).rows(flat).unflatten(3, (height, width))
+    rows = mixing(layer, x, direction).rows(flat).unflatten(3, (height, width))
     return rows if places.dim() == 2 else rows.squeeze(2)
 
 
-def mixing(layer: nn.Module, x: Tensor) -> Mixing:
+def mixing(layer: nn.Module, x: Tensor, direction: str | None = None) -> Mixing:
     """The mixing step of a layer on an input; see `mixing_matrix`."""
     describe = next(
         (run for kind, run in MIXERS.items() if isinstance(layer, kind)), None
@@ -104,7 +119,16 @@ def mixing(layer: nn.Module, x: Tensor) -> Mixing:
         raise ValueError(
             f'x has shape {tuple(x.shape)}; expected (B, C, H, W) with no zero'
         )
-    return describe(layer, x)
+    if direction is None:
+        return describe(layer, x)
+    if direction not in DIRECTIONS:
+        raise ValueError(f'direction is {direction!r}; expected one of {DIRECTIONS}')
+    if not isinstance(layer, CrossScanSSM):
+        raise ValueError(
+            f'direction is {direction!r}, of a {type(layer).__name__}; expected a '
+            'CrossScanSSM, as VMamba has it, or no direction'
+        )
+    return _cross_scan(layer, x, [DIRECTIONS.index(direction)])
 
 
 def scan_rows(
@@ -162,7 +186,10 @@ def _structure_aware(layer: StructureAwareSSM, x: Tensor) -> Mixing:
     return Mixing(u, layer.mix(u), rows)
 
 
-def _cross_scan(layer: CrossScanSSM, x: Tensor) -> Mixing:
+def _cross_scan(
+    layer: CrossScanSSM, x: Tensor, chosen: Sequence[int] = (0, 1, 2, 3)
+) -> Mixing:
+    """The sum over the chosen directions."""
     u = layer.expand(x)
     delta, B, C = layer.coefficients(u)
     height, width = u.shape[2:]
@@ -171,18 +198,22 @@ def _cross_scan(layer: CrossScanSSM, x: Tensor) -> Mixing:
     by_row = torch.arange(height * width, device=x.device)
     by_column = by_row.unflatten(0, (height, width)).T.flatten()
     orders = (by_row, by_column, by_row.flip(0), by_column.flip(0))
+    others = [k for k in range(len(orders)) if k not in chosen]
+    D, seen = layer.D.clone(), C.clone()
+    D[others], seen[:, others] = 0, 0  # what is not observed adds nothing
 
     def rows(positions: Tensor) -> Tensor:
-        total = _diagonal(layer.D.sum(0)[:, None, None], positions, height * width)
-        for k, order in enumerate(orders):
-            time = order.argsort()  # when the direction visits each position
-            inputs = (t[:, k].flatten(2)[..., order] for t in (B, C))
-            ordered = dt[:, k].flatten(2)[..., order]
+        total = _diagonal(D.sum(0)[:, None, None], positions, height * width)
+        for k in chosen:
+            time = orders[k].argsort()  # when the direction visits each position
+            inputs = (t[:, k].flatten(2)[..., orders[k]] for t in (B, C))
+            ordered = dt[:, k].flatten(2)[..., orders[k]]
             found = scan_rows(time[positions], ordered, A[k], *inputs)
             total = total + found[..., time]
         return total
 
-    return Mixing(u, layer.mix(u), rows)
+    y = cross_scan(u, delta, A, B, seen, D, layer.dt_bias)
+    return Mixing(u, y, rows)
 
 
 def _linear_attention(layer: LinearAttention, x: Tensor) -> Mixing:

@@ -1,13 +1,10 @@
 """The part of a detector or a segmenter that is one function of a batch of pictures."""
 
-import copy
-
 from mmdet.models import SingleStageDetector, TwoStageDetector
 from mmseg.models import EncoderDecoder
-from mmseg.models.utils import Upsample
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from mmssm.openmmlab.any_size import with_free_sizes
 from mmssm.openmmlab.errors import UserError
 
 
@@ -21,14 +18,14 @@ class RawOutputs(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.backbone = _with_free_sizes(model.backbone)
+        self.backbone = with_free_sizes(model.backbone)
         self.neck = getattr(model, 'neck', None)
         self.two_stages = isinstance(model, TwoStageDetector)
         if self.two_stages:
             self.head = model.rpn_head
         else:
             self.head = getattr(model, 'bbox_head', None) or model.decode_head
-        self.head = _with_free_sizes(self.head)
+        self.head = with_free_sizes(self.head)
 
     def forward(self, x: Tensor) -> object:
         maps = self.backbone(x)
@@ -44,7 +41,7 @@ def exportable(model: nn.Module, backbone_alone: bool = False) -> nn.Module:
     Raises UserError for models whose raw outputs are not one function of a picture.
     """
     if backbone_alone:
-        return _with_free_sizes(model.backbone)
+        return with_free_sizes(model.backbone)
     kinds = (SingleStageDetector, TwoStageDetector, EncoderDecoder)
     cascade = isinstance(getattr(model, 'decode_head', None), nn.ModuleList)
     if not isinstance(model, kinds) or cascade:
@@ -59,41 +56,6 @@ def exportable(model: nn.Module, backbone_alone: bool = False) -> nn.Module:
             'can be exported: --backbone'
         )
     return RawOutputs(model)
-
-
-class CornerPadding(nn.Module):
-    """Zeros below and to the right until whole patches cover the map."""
-
-    def __init__(self, patch: tuple[int, int]) -> None:
-        super().__init__()
-        self.patch = patch
-
-    def forward(self, x: Tensor) -> Tensor:
-        down, right = (
-            -n % step for n, step in zip(x.shape[2:], self.patch, strict=True)
-        )
-        return F.pad(x, (0, right, 0, down))
-
-
-def _with_free_sizes(model: nn.Module) -> nn.Module:
-    """A copy without layers of mmdet and mmseg that ask whether a size is special.
-
-    Upsampling that takes int() of sizes, and padding that is left out where it is 0.
-    """
-    model = copy.deepcopy(model)
-    for name, module in list(model.named_modules()):
-        swapped = None
-        if isinstance(module, Upsample) and not module.size:
-            options = {'mode': module.mode, 'align_corners': module.align_corners}
-            swapped = nn.Upsample(scale_factor=module.scale_factor, **options)
-        elif type(module).__name__ == 'AdaptivePadding':
-            tight = module.kernel_size == module.stride and set(module.dilation) == {1}
-            if tight and module.padding == 'corner':
-                swapped = CornerPadding(module.stride)
-        if swapped is not None:
-            parent, _, child = name.rpartition('.')
-            setattr(model.get_submodule(parent), child, swapped)
-    return model
 
 
 def preparation(model: nn.Module) -> str:

@@ -5,7 +5,7 @@ import torch
 from parity import assert_equal_in_double
 from torch import nn
 
-from mmssm.analysis.mixing import mixing, mixing_matrix, mixing_row
+from mmssm.analysis.mixing import DIRECTIONS, mixing, mixing_matrix, mixing_row
 from mmssm.analysis.mixing_properties import (
     mixing_matrix_rank,
     share_nearby,
@@ -215,3 +215,39 @@ def test_what_the_papers_say_of_their_matrices():
     _, beta = SeparableAttention(8, 1, (6, 7)).mix
     context = separable - beta.item() * torch.eye(42)
     assert mixing_matrix_rank(context).item() == 1
+
+
+@pytest.mark.parametrize('direction', DIRECTIONS)
+def test_one_direction_reads_what_it_has_passed(direction):
+    layer, x = CrossScanSSM(4, num_states=3).double(), torch.randn(2, 4, 3, 5).double()
+    with torch.no_grad():
+        step = mixing(layer, x, direction)
+        matrix = mixing_matrix(layer, x, direction)
+    assert_equal_in_double(step.apply(matrix), step.y.flatten(2))
+    order = torch.arange(15)
+    if direction.startswith('columns'):
+        order = order.unflatten(0, (3, 5)).T.flatten()
+    order = order.flip(0) if direction.endswith('back') else order
+    ordered = matrix[:, :, order][..., order]
+    assert torch.equal(ordered, ordered.tril())
+    assert (ordered.tril(-1) != 0).any()
+    assert (ordered.diagonal(dim1=2, dim2=3) != 0).all()
+
+
+def test_four_directions_are_the_sum_of_each():
+    layer, x = CrossScanSSM(4).double(), torch.randn(1, 4, 3, 5).double()
+    with torch.no_grad():
+        parts = [mixing_matrix(layer, x, direction) for direction in DIRECTIONS]
+        assert_equal_in_double(sum(parts), mixing_matrix(layer, x))
+        row = mixing_row(layer, x, (1, 2), 'columns')
+    assert torch.equal(row.flatten(2), parts[1][:, :, 7])
+
+
+def test_directions_that_there_are_not():
+    x = torch.randn(1, 4, 3, 5)
+    with pytest.raises(ValueError, match=r"direction is 'up'; expected one of \('rows"):
+        mixing(CrossScanSSM(4), x, 'up')
+    with pytest.raises(
+        ValueError, match=r"'rows', of a SSM2D; expected a CrossScanSSM"
+    ):
+        mixing(SSM2D(4), x, 'rows')

@@ -121,6 +121,19 @@ def test_rows_of_families_side_by_side(look, picture):
     assert all(0 <= row['own'] <= row['nearby'] <= 1 for row in vminet + host)
 
 
+def test_one_direction_of_a_cross_scan(look, picture):
+    words = ['--image', picture, '--stage', 4, '--rows', 1, '--at', '0.9,0.9']
+    rows = look('mixing', 'vmamba_tiny', 'vmamba_tiny@rows-back', *words)['rows']
+    (whole,), (back,) = rows.values()
+    assert [*rows][1].endswith('rows-back alone')
+    assert back['own'] > whole['own']  # the last position has nothing behind it
+    assert back['spread'] < whole['spread']
+    with pytest.raises(UserError, match=r'vmamba_tiny@up ends in @up; expected one'):
+        look('mixing', 'vmamba_tiny@up', *words)
+    with pytest.raises(UserError, match=r'of a SeparableAttention; expected a Cross'):
+        look('mixing', 'vminet_ti@rows', *words)
+
+
 def test_features_of_an_untrained_and_a_trained_one(look, picture, trained):
     config, weights = trained['segmentation']
     found = look(

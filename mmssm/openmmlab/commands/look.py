@@ -7,7 +7,8 @@
     mmssm-look cam CONFIG ... --image FILE          Grad-CAM, HiResCAM, Eigen-CAM
 
 CONFIG is a config of mmdet or mmseg or a model of mmssm.list_models(); --checkpoint
-takes a file, 'official' or 'none' for each of them, or one for all.
+takes a file, 'official' or 'none' for each of them, or one for all.  For mixing a
+VMamba may end in @rows, @columns, @rows-back or @columns-back: that scan alone.
 """
 
 import argparse
@@ -114,7 +115,12 @@ def _kernels(args: argparse.Namespace) -> tuple['Figure', dict]:
 def _mixing(args: argparse.Namespace) -> tuple['Figure', dict]:
     picture = subjects.read(args.image, _one(args.size))
     families, numbers = {}, {}
-    for subject in _subjects(args):
+    args.configs, directions = subjects.directions(args.configs)
+    found = _subjects(args)
+    directions *= len(found) // len(directions)  # one name with many checkpoints
+    for subject, direction in zip(found, directions, strict=True):
+        if direction:
+            subject = subject._replace(title=f'{subject.title}\n{direction} alone')
         x = subject.input(picture)
         caught = mixer_rows.mixer_inputs(
             subject.backbone, lambda s=subject, x=x: s.backbone(x)
@@ -127,7 +133,10 @@ def _mixing(args: argparse.Namespace) -> tuple['Figure', dict]:
             )
         blocks = _thinned([*enumerate(stages[args.stage - 1], 1)], args.rows)
         families[subject.title] = [
-            [(f'block {n}', _asked(mixer_rows.row, given, spot)) for n, given in blocks]
+            [
+                (f'block {n}', _asked(mixer_rows.row, given, spot, direction))
+                for n, given in blocks
+            ]
             for spot in args.at or mixer_rows.SPOTS
         ]
         numbers[subject.title.replace('\n', ', ')] = [

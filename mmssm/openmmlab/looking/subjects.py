@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmssm import zoo
+from mmssm.analysis.mixing import DIRECTIONS
 from mmssm.openmmlab.commands.flops import channels, is_name
 from mmssm.openmmlab.errors import UserError
 
@@ -77,6 +78,26 @@ def paired(names: Sequence[str], checkpoints: Sequence[str]) -> list[tuple[str, 
         )
     repeated = ([*values] * (count // len(values)) for values in (names, checkpoints))
     return [*zip(*repeated, strict=True)]
+
+
+def directions(names: Sequence[str]) -> tuple[list[str], list[str | None]]:
+    """Names without '@DIRECTION' at their end, and the directions, None without one.
+
+    Raises UserError for a direction that there is not.
+    """
+    bare, found = [], []
+    for given in names:
+        name, at, direction = given.rpartition('@')
+        if not at or Path(given).exists():
+            name, direction = given, None
+        elif direction not in DIRECTIONS:
+            raise UserError(
+                f'{given} ends in @{direction}; expected one of '
+                f'{", ".join(f"@{d}" for d in DIRECTIONS)}, or a file that exists'
+            )
+        bare.append(name)
+        found.append(direction)
+    return bare, found
 
 
 def _subject(
