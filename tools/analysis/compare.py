@@ -21,6 +21,7 @@ stays the same.
 """
 
 import argparse
+import os
 import shutil
 import sys
 import time
@@ -31,6 +32,7 @@ from mmengine.config import Config
 
 from mmssm.analysis.style import write_numbers
 from mmssm.openmmlab.cli import add_options
+from mmssm.openmmlab.engine.config_keys import check_config
 from mmssm.openmmlab.engine.configs import read_config, task_scope
 from mmssm.openmmlab.errors import UserError
 from tools.analysis.comparison import plan, summary
@@ -60,9 +62,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add_options(parser)
     args = parser.parse_args(arguments)
     args.labels = args.labels or [Path(config).stem for config in args.configs]
-    for name, least in (('iterations', 1), ('jobs', 1), ('threads', 1)):
-        if (getattr(args, name) or least) < least:
-            parser.error(f'--{name} is {getattr(args, name)}; expected from {least}')
+    for name in ('iterations', 'jobs', 'threads'):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            parser.error(f'--{name} is {value}; expected from 1')
     if len(args.labels) != len(args.configs):
         parser.error(
             f'--labels are {len(args.labels)}, the configs {len(args.configs)}; give '
@@ -87,6 +90,8 @@ def settings_of(args: argparse.Namespace) -> dict[plan.Run, Config]:
         label: read_config(path, args.cfg_options)
         for label, path in zip(args.labels, args.configs, strict=True)
     }
+    for cfg in read.values():
+        check_config(cfg)
     names = {}
     if any(fraction != 1 for fraction in args.fraction):
         names = {label: plan.picture_names(cfg) for label, cfg in read.items()}
@@ -212,12 +217,16 @@ def write_tables(
 
 def compare(args: argparse.Namespace) -> int:
     """Do whatever is missing, then write the tables; how many runs failed."""
-    lock = take_lock(args.out / 'lock', 'comparison')
     settings = settings_of(args)
     notes = unequal(settings)
-    waiting = prepare(settings, args.fresh)
-    say(f'{len(settings)} runs, {len(settings) - len(waiting)} of them finished before')
-    failed = run_all(waiting, args, lock)
+    lock = take_lock(args.out / 'lock', 'comparison')
+    try:
+        waiting = prepare(settings, args.fresh)
+        finished = len(settings) - len(waiting)
+        say(f'{len(settings)} runs, {finished} of them finished before')
+        failed = run_all(waiting, args, lock)
+    finally:
+        os.close(lock)
     text = write_tables([*settings], failed, notes, args.out)
     say(f'done\n\n{text}')
     print(f'{args.out}/table.md, table.json and plot.png')

@@ -1,12 +1,16 @@
 """Runs of a comparison as a table, as numbers, and as a plot."""
 
 import json
+import re
 import statistics
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from mmssm.analysis.style import COLOURS, figure, styled, write_figure
 from tools.analysis.comparison.plan import Run, percent
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Metrics = tuple[str, ...]
 
@@ -70,7 +74,7 @@ def spread(values: Sequence[float], digits: int = 3) -> str:
     mean = f'{statistics.fmean(values):.{digits}f}'
     if len(values) == 1:
         return mean
-    return f'{mean} ± {statistics.stdev(values):.{digits}f}'
+    return f'{mean} ± {deviation(values):.{digits}f}'
 
 
 def to_markdown(outcomes: Sequence[Outcome], notes: Sequence[str] = ()) -> str:
@@ -171,10 +175,9 @@ def to_numbers(outcomes: Sequence[Outcome], notes: Sequence[str] = ()) -> dict:
 
 
 def _statistics(values: Sequence[float]) -> dict[str, float | None]:
-    several = len(values) > 1
     return dict(
         mean=statistics.fmean(values),
-        sample_standard_deviation=statistics.stdev(values) if several else None,
+        sample_standard_deviation=deviation(values) if len(values) > 1 else None,
     )
 
 
@@ -192,50 +195,75 @@ def draw(path: str, outcomes: Sequence[Outcome]) -> bool:
     with styled():
         made, axes = figure(1, len(panels), height=1.2 + 0.32 * max(tallest, 5))
         for place, (metric, rows) in zip(axes[0], panels, strict=True):
+            names = short_names(dict.fromkeys(row.label for row in rows))
             shares = len({row.fraction for row in rows}) > 1
-            (_draw_shares if shares else _draw_configs)(place, metric, rows)
+            drawing = _draw_shares if shares else _draw_configs
+            drawing(place, metric, rows, names)
         write_figure(path, made)
     return True
 
 
-def _draw_configs(axes, metric: str, rows: Sequence[Row]) -> None:
+def short_names(labels: Iterable[str]) -> dict[str, str]:
+    """Labels without the words that all of them begin or end with."""
+    words = {label: re.split('(?<=[_-])|(?=[_-])', label) for label in labels}
+    for end in (0, -1):
+        while len({tuple(w[end:][:1]) for w in words.values()}) == 1:
+            if len(words) == 1 or any(len(w) < 2 for w in words.values()):
+                break
+            for of_label in words.values():
+                del of_label[end]
+    return {label: ''.join(w).strip('_-') for label, w in words.items()}
+
+
+def _draw_configs(
+    axes: 'Axes', metric: str, rows: Sequence[Row], names: Mapping[str, str]
+) -> None:
     for height, row in enumerate(rows):
-        values = row.values(metric)
-        if values:
-            _draw_spread(axes, values, height, COLOURS[height % len(COLOURS)])
-    axes.set_yticks(range(len(rows)), [row.label for row in rows])
+        values, colour = row.values(metric), COLOURS[height % len(COLOURS)]
+        if not values:
+            continue
+        axes.errorbar(
+            statistics.fmean(values),
+            height,
+            xerr=deviation(values),
+            fmt='o',
+            capsize=3,
+            c=colour,
+        )
+        axes.plot(values, [height] * len(values), '.', c=colour, ms=4, alpha=0.5)
+    axes.set_yticks(range(len(rows)), [names[row.label] for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlabel(metric)
     axes.grid(axis='x')
 
 
-def _draw_spread(axes, values: Sequence[float], height: float, colour: str) -> None:
-    deviation = statistics.stdev(values) if len(values) > 1 else 0
-    axes.errorbar(
-        statistics.fmean(values), height, xerr=deviation, fmt='o', capsize=3, c=colour
-    )
-    axes.plot(values, [height] * len(values), '.', c=colour, ms=4, alpha=0.5)
-
-
-def _draw_shares(axes, metric: str, rows: Sequence[Row]) -> None:
-    for number, label in enumerate(dict.fromkeys(row.label for row in rows)):
+def _draw_shares(
+    axes: 'Axes', metric: str, rows: Sequence[Row], names: Mapping[str, str]
+) -> None:
+    for number, (label, name) in enumerate(names.items()):
         found = sorted(
-            (row.fraction, row.values(metric)) for row in rows if row.label == label
+            (100 * row.fraction, row.values(metric))
+            for row in rows
+            if row.label == label and row.results()
         )
-        found = [(100 * fraction, values) for fraction, values in found if values]
         colour = COLOURS[number % len(COLOURS)]
         for share, values in found:
             axes.plot([share] * len(values), values, '.', c=colour, ms=4, alpha=0.5)
         axes.errorbar(
             [share for share, _ in found],
             [statistics.fmean(values) for _, values in found],
-            [statistics.stdev(v) if len(v) > 1 else 0 for _, v in found],
+            [deviation(values) for _, values in found],
             fmt='o-',
             capsize=3,
             c=colour,
-            label=label,
+            label=name,
         )
     axes.set_xlabel('training pictures, %')
     axes.set_ylabel(metric)
     axes.grid(axis='y')
     axes.legend()
+
+
+def deviation(values: Sequence[float]) -> float:
+    """The sample standard deviation; 0 of one value, which has none."""
+    return statistics.stdev(values) if len(values) > 1 else 0.0
