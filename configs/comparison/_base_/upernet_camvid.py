@@ -34,6 +34,8 @@ heads = dict(num_classes=len(classes))
 
 model = dict(decode_head=heads, auxiliary_head=heads)
 
+optim_wrapper = dict(optimizer=dict(lr=2e-3))
+
 dataset = dict(
     data_root='data/camvid/',
     metainfo=dict(classes=classes, palette=palette),
