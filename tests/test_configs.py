@@ -23,12 +23,15 @@ from mmengine.registry import (
 from random_samples import ORIGINAL, RESIZED, batch, write_sample
 from torch import nn
 
+from mmssm.analysis.flops import count_macs
 from mmssm.weights import RELEASED, DownloadError, download, official_name
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / 'configs'
 CONFIGS = [path for path in sorted(FOLDER.rglob('*.py')) if '_base_' not in path.parts]
-RECIPES = [path for path in CONFIGS if 'demo' not in path.parts]
+# small networks on generated or small data, which no paper has
+SMALL = {'demo', 'comparison'}
+RECIPES = [path for path in CONFIGS if not SMALL & {*path.parts}]
 # a family's smallest model of each method builds on _base_, the others on that one
 TINY = [path for path in RECIPES if '/_base_/' in path.read_text()]
 METAFILES = sorted(FOLDER.glob('*/metafile.yml'))
@@ -110,7 +113,9 @@ def test_name_batch_and_schedule_agree(cfg, path):
 def test_model_and_optimizer_build(cfg):
     assert cfg.auto_scale_lr.base_batch_size % cfg.train_dataloader.batch_size == 0
     model = MODELS.build(cfg.model)
-    channels = model.backbone.channels
+    # a plain Swin calls them num_features
+    channels = getattr(model.backbone, 'channels', None)
+    channels = tuple(channels or model.backbone.num_features)
     if cfg.default_scope == 'mmdet':
         assert tuple(model.neck.in_channels) == channels
         head = cfg.model.get('rpn_head') or cfg.model.bbox_head
@@ -126,6 +131,56 @@ def test_model_and_optimizer_build(cfg):
     grouped = [id(p) for group in optimizer.param_groups for p in group['params']]
     trained = [id(p) for p in model.parameters() if p.requires_grad]
     assert sorted(grouped) == sorted(trained)
+
+
+def test_compared_backbones_have_one_size():
+    sizes = {}
+    for path in sorted(FOLDER.glob('comparison/*-1300k_*.py')):
+        cfg = Config.fromfile(path)
+        with DefaultScope.overwrite_default_scope(cfg.default_scope):
+            backbone = MODELS.build(cfg.model.backbone)
+        sizes[path.stem] = sum(p.numel() for p in backbone.parameters())
+    assert len(sizes) == 5 * 3  # families and tasks
+    middle = sum(sizes.values()) / len(sizes)
+    assert all(abs(size / middle - 1) < 0.03 for size in sizes.values()), sizes
+    assert abs(middle / 1.3e6 - 1) < 0.03
+
+
+def test_the_readme_has_the_sizes_of_compared_backbones():
+    readme = (FOLDER / 'comparison/README.md').read_text()
+    rows = re.findall(
+        r'^\| \[.*\]\(_base_/(.*)\.py\) \| (.*) \| (.*) \| (.*) \| (.*) \|$',
+        readme,
+        re.MULTILINE,
+    )
+    assert len(rows) == 6
+    for name, depths, width, parameters, macs in rows:
+        (path,) = FOLDER.glob(f'comparison/{name}-1[23]00k_upernet_camvid.py')
+        cfg = Config.fromfile(path)
+        settings = cfg.model.backbone.get('host', cfg.model.backbone)
+        arch = settings.get('arch', settings)
+        with DefaultScope.overwrite_default_scope(cfg.default_scope):
+            backbone = MODELS.build(cfg.model.backbone)
+        count = sum(p.numel() for p in backbone.parameters())
+        assert f'{count / 1e6:.3f}' == parameters
+        assert f'{count_macs(backbone, (1, 3, 128, 128)).total / 1e6:.1f}' == macs
+        assert ', '.join(map(str, arch.depths)) == depths
+        assert str(cfg.channels[0]) == width
+
+
+def test_compared_configs_differ_in_their_backbone_alone():
+    for task in ('mask-rcnn_*_fpn_shapes', '*_upernet_shapes', '*_upernet_camvid'):
+        rests = []
+        for path in sorted(FOLDER.glob(f'comparison/{task}.py')):
+            cfg = Config.fromfile(path).to_dict()
+            for key in ('backbone', 'channels', 'swin'):
+                cfg.pop(key, None)
+            for part in ('backbone', 'neck', 'decode_head', 'auxiliary_head'):
+                (cfg['model'].get(part) or {}).pop('in_channels', None)
+            del cfg['model']['backbone']
+            rests.append(cfg)
+        assert len(rests) >= 5
+        assert all(rest == rests[0] for rest in rests)
 
 
 @each_tiny_of('mila', 'spatial_mamba', 'vminet')

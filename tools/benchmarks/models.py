@@ -57,7 +57,7 @@ def cases(group: str) -> list[Case]:
     ]
     for pattern in PATTERNS[group]:
         for path in sorted(CONFIGS.glob(f'*/{pattern}')):
-            if path.parent.name != 'demo':
+            if path.parent.name not in ('demo', 'comparison'):
                 prepare, gate = partial(_ours, path), partial(_gate, path)
                 peer = reference if f'{method}_' in path.stem else None
                 found.append(Case(f'{group}/{path.stem}', prepare, gate, peer))

@@ -16,15 +16,10 @@ after any change all is done anew in another folder.
 from __future__ import annotations
 
 import argparse
-import ctypes
-import fcntl
 import importlib.util
 import json
 import os
-import re
 import shutil
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -39,6 +34,7 @@ from tools.demo.results import (
     write_json,
     write_text,
 )
+from tools.demo.steps import LIVE, Failure, Step, checkpoint_in, say, take_lock
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -67,12 +63,8 @@ MODELS = {
 }
 DATA, RESULTS = Path('data/demo'), Path('work_dirs/demo')
 CONFIGS = ROOT / 'configs/demo'
-PROGRESS = re.compile(
-    r'Iter\((?:train|test)\)\s*\[\s*(\d+)/(\d+)\].*?eta: ([\d:]+)(?:.*?loss: ([\d.]+))?'
-)
 NEEDED = ('torch', 'cv2', 'skimage', 'matplotlib', 'pycocotools', 'mmengine', 'mmssm')
 GIGABYTE, FREE_GIGABYTES = 1e9, 0.5
-PR_SET_PDEATHSIG = 1
 
 
 class Task(NamedTuple):
@@ -111,81 +103,6 @@ TASKS = (
         ),
     ),
 )
-
-
-class Failure(Exception):
-    """What stops the demo, in words for its user."""
-
-
-START = time.monotonic()
-LIVE = sys.stdout.isatty() and os.environ.get('TERM') != 'dumb'
-
-
-def say(message: str, *, passing: bool = False) -> None:
-    """Print a line with the time since the start.
-
-    On a terminal the next line replaces a passing one.
-    """
-    minutes, seconds = divmod(int(time.monotonic() - START), 60)
-    line = f'[{minutes}:{seconds:02d}] {message}'
-    if LIVE and passing:
-        line = line[: shutil.get_terminal_size().columns - 1]
-    if LIVE:
-        line = f'\r\033[K{line}'
-    print(line, end='' if LIVE and passing else '\n', flush=True)
-
-
-def _die_with_parent() -> None:
-    """A demo that is killed takes its tools with it (Linux)."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-class Step:
-    """A tool in a process of its own; what it prints goes to a file."""
-
-    def __init__(self, title: str, command: list[str], log: Path, lock: int) -> None:
-        self.title, self.log, self.begin = title, log, time.monotonic()
-        log.parent.mkdir(parents=True, exist_ok=True)
-        say(f'{title}; log: {log}')
-        with log.open('w') as output:
-            self.process = subprocess.Popen(
-                [sys.executable, *command],
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env={'OMP_NUM_THREADS': '1', **os.environ},
-                pass_fds=[lock],
-                preexec_fn=_die_with_parent,
-            )
-
-    def done(self) -> bool:
-        """Whether it has finished; Failure when it finished badly."""
-        status = self.process.poll()
-        if status:
-            last = self.log.read_text(errors='replace').strip().split('\n')[-8:]
-            raise Failure(
-                f'{self.title} failed with exit status {status}. Its last words:\n'
-                + ''.join(f'    {line}\n' for line in last)
-                + f'The whole log: {self.log}'
-            )
-        return status == 0
-
-    def seconds(self) -> float:
-        return round(time.monotonic() - self.begin, 1)
-
-    def progress(self) -> str:
-        """The state that the log tells: '120/550, loss 0.93, 0:02:41 left'."""
-        found = PROGRESS.findall(self.log.read_text(errors='replace'))
-        if not found:
-            return 'is starting'
-        done, total, left, loss = found[-1]
-        return f'{done}/{total}, ' + (f'loss {loss}, ' if loss else '') + f'{left} left'
-
-
-def checkpoint_in(folder: Path) -> Path | None:
-    """The last checkpoint of a training, if it is there."""
-    note = folder / 'last_checkpoint'
-    path = Path(note.read_text().strip()) if note.exists() else None
-    return path if path and path.exists() else None
 
 
 def run_task(
@@ -253,20 +170,6 @@ def run_side_by_side(jobs: dict[str, Iterator[Step]]) -> int:
             step.process.terminate()
         for step in running.values():
             step.process.wait()
-
-
-def take_lock(path: Path) -> int:
-    """A descriptor that keeps a second demo out until all who inherit it are gone."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = os.open(path, os.O_CREAT | os.O_RDWR)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise Failure(
-            f'another demo is running here (it holds {path}): wait until it has '
-            'finished, or stop it'
-        ) from None
-    return lock
 
 
 def make_data(images: list[int]) -> None:

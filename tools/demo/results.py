@@ -34,7 +34,8 @@ def _digest(paths: Iterable[Path]) -> str:
     return total.hexdigest()[:16]
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of the installed packages that numbers may depend on."""
     found = {}
     for name in (*PACKAGES, *MM_PACKAGES, *(f'onedl-{name}' for name in MM_PACKAGES)):
         try:
@@ -42,6 +43,12 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def sources() -> str:
+    """A digest of the package and of the tools that train and test."""
+    tools = [ROOT / 'tools/train.py', ROOT / 'tools/test.py']
+    return _digest([*ROOT.glob('mmssm/**/*.py'), *tools])
 
 
 def device() -> str:
@@ -58,14 +65,13 @@ def fingerprint(
     bases = [
         ROOT.glob(f'configs/{folder}/**/*.py') for folder in ('_base_', 'demo/_base_')
     ]
-    tools = [ROOT / 'tools/train.py', ROOT / 'tools/test.py']
     return dict(
         model=model,
         configs=_digest([*bases[0], *bases[1], *configs]),
         options=options,
         data=json.loads((data / 'manifest.json').read_text())['digest'][:16],
-        sources=_digest([*ROOT.glob('mmssm/**/*.py'), *tools]),
-        packages=_versions(),
+        sources=sources(),
+        packages=versions(),
         device=device(),
     )
 

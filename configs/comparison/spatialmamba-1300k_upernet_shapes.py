@@ -1,0 +1,7 @@
+_base_ = ['../demo/_base_/upernet_shapes.py', './_base_/spatialmamba.py']
+
+model = dict(
+    backbone=_base_.backbone,
+    decode_head=dict(in_channels=_base_.channels),
+    auxiliary_head=dict(in_channels=_base_.channels[2]),
+)

@@ -1,0 +1,1 @@
+"""Configs trained at equal budget with several seeds, see tools.analysis.compare."""
