@@ -174,6 +174,8 @@ RIGHT = [1000, 1000, 1000, 2000, 2000, 1, 1, 3000, 4000, 4000]
         # one object for two, 3 of 5 pixels the first one's; of the five pixels of stuff
         # two are real ones, and the one on nothing does not count: exactly a half
         ([1000] * 5 + [1] * 5, [1, 0], [0.6, 0], [0, 1], [1, 1]),
+        # what stuff covers of nothing does not lower its IoU
+        ([1000] * 3 + [2000] * 2 + [1] * 3 + [2] * 2, [2, 1], [2, 1], [0, 0], [0, 0]),
         # other classes, and the last three pixels without one
         ([1] * 5 + [1000] * 2 + [2] * 3, [0, 0], [0, 0], [1, 1], [2, 1]),
         # stuff that spreads over the crowd of things is not excused
