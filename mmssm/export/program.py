@@ -4,7 +4,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from mmssm.export.refusal import refuse_sizes
-from mmssm.export.standard import decompositions, standard_form
+from mmssm.export.standard import apart, standard_form
 from mmssm.weights import write_whole
 
 SIZE = (256, 288)
@@ -43,7 +43,7 @@ def export_program(
     example = _example(model) if example is None else example
     form = standard_form(model, example, dynamic=dynamic)
     free = {2: Dim.DYNAMIC, 3: Dim.DYNAMIC} if dynamic else None
-    with torch.no_grad(), quiet():
+    with torch.no_grad(), quiet(), apart() if standard else nullcontext():
         try:
             program = torch.export.export(
                 form, (example,), dynamic_shapes=(free,), strict=False
@@ -53,7 +53,7 @@ def export_program(
         # layers that were swapped, and sizes that only this example has, show here
         if dynamic:
             _try_other_size(program, example, model)
-        return program.run_decompositions(decompositions()) if standard else program
+    return program
 
 
 def save_program(program: ExportedProgram, path: str | os.PathLike) -> None:

@@ -6,11 +6,12 @@ model.  Operators of this package stay whole in the graph of `torch.export`;
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from mmssm.export import scan
 from mmssm.export.filter import StandardFilter
@@ -97,3 +98,26 @@ def decompositions() -> dict[Callable, Callable]:
         ops.cross_scan.default: scan.cross_scan,
         ops.observe.default: _observe,
     }
+
+
+class apart(TorchFunctionMode):
+    """Operators of the package run as what they are made of.
+
+    The exporter could take them apart later, in its own way; that runs the whole graph
+    twice more, and sizes that are not known make every run take long.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made = decompositions()
+
+    def __torch_function__(
+        self,
+        func: Callable,
+        types: Sequence[type],
+        args: Sequence[object] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
+        if func is Tensor.to and len(args) == 2 and args[0].dtype == args[1]:
+            return args[0]  # a conversion that changes nothing
+        return self.made.get(func, func)(*args, **(kwargs or {}))

@@ -8,17 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+DOUBLE = (torch.float64, torch.complex128)
+
 
 def precision(*tensors: Tensor) -> torch.dtype:
     """float64 if any of the tensors, or its real part, is, float32 otherwise."""
-    double = any(t.real.dtype == torch.float64 for t in tensors)
+    double = any(t.dtype in DOUBLE for t in tensors)
     return torch.float64 if double else torch.float32
 
 
 def wide(*tensors: Tensor) -> tuple[Tensor, ...]:
     """The tensors in one dtype, that of `precision`."""
     dtype = precision(*tensors)
-    return tuple(t.to(dtype) for t in tensors)
+    # recorded graphs would hold conversions that change nothing
+    return tuple(t if t.dtype == dtype else t.to(dtype) for t in tensors)
 
 
 def no_autocast(tensor: Tensor) -> AbstractContextManager:

@@ -23,7 +23,7 @@ def test_one_file_gives_what_torch_gives_at_every_size(family, tmp_path):
 
 
 @needs_onnx
-@pytest.mark.parametrize('family', ['spatial_mamba'])
+@pytest.mark.parametrize('family', ['spatial_mamba', 'vmamba', 'mila', 'vminet'])
 def test_half_precision(family, tmp_path):
     model, path = small(family).half(), tmp_path / 'model.onnx'
     export_onnx(model, path)

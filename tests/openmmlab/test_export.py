@@ -8,8 +8,12 @@ from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
 from openmmlab.engine import tiny
+from parity import assert_equal_in_double
 
+from mmssm import registry  # noqa: F401  builds hosts
 from mmssm.export import refusal
+from mmssm.hosts import SSM2DHost
+from mmssm.openmmlab.any_size import with_free_sizes
 from mmssm.openmmlab.cli import export
 from mmssm.openmmlab.errors import UserError
 from mmssm.openmmlab.exporting import RawOutputs, exportable, preparation
@@ -97,6 +101,28 @@ def test_two_stages_end_with_the_proposals_raw_maps():
         assert all(map(torch.equal, scores, model.rpn_head(expected)[0]))
     assert [b.shape[1] for b in boxes] == [4 * s.shape[1] for s in scores]
     assert preparation(model).startswith('RGB, minus (123.675, ')
+
+
+def swin(package, **options):
+    """A Swin with 2-D SSMs that do something, windows of 4 and one shift in a stage."""
+    config = dict(type=f'{package}.SwinTransformer', embed_dims=8, window_size=4)
+    config |= dict(num_heads=(1, 2), strides=(4, 2), depths=(2, 2), out_indices=(0, 1))
+    torch.manual_seed(0)
+    network = SSM2DHost({**config, **options}, num_states=2)
+    network.eval()
+    for name, parameter in network.named_parameters():
+        if name.endswith(('gain', 'bias_table')):
+            torch.nn.init.normal_(parameter)
+    return network
+
+
+@pytest.mark.parametrize('package', ['mmdet', 'mmseg'])
+@pytest.mark.parametrize('size', [(64, 64), (33, 71), (90, 54), (7, 5)])
+def test_windows_of_any_size_are_those_of_the_host(package, size):
+    model, x = swin(package).double(), torch.randn(2, 3, *size).double()
+    with torch.no_grad():
+        for actual, expected in zip(with_free_sizes(model)(x), model(x), strict=True):
+            assert_equal_in_double(actual, expected)
 
 
 def test_models_without_raw_outputs_are_refused():

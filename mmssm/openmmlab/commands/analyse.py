@@ -41,7 +41,7 @@ def _parser(name: str) -> argparse.ArgumentParser:
         '--by',
         choices=['metric', 'loss', 'both'],
         default='both',
-        help='F1 or mean IoU, the loss, or a sheet of each (both)',
+        help='F1, mean IoU or PQ, the loss, or a sheet of each (both)',
     )
     one.add_argument('--count', type=int, default=12, help='pictures on a sheet (12)')
     one = _add(commands, 'browse', _browse, 'what the pipeline feeds the model')
@@ -124,7 +124,7 @@ def _worst(args: argparse.Namespace) -> None:
         write_picture(args.out / f'worst_by_{kind}.png', sheet)
         written.append(f'worst_by_{kind}.png')
         content[f'by_{kind}'] = [outcome.index for outcome in chosen]
-    measure = 'mean IoU' if truths.of_pixels else 'F1'
+    measure = truths.measure
     content = {**content, 'measure': measure, 'pictures': outcomes(result)}
     style.write_numbers(args.out / 'worst.json', content)
     _tell(args.out, *written, 'worst.json')

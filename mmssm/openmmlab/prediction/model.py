@@ -23,7 +23,7 @@ from mmssm.openmmlab.engine.classes import names_in
 from mmssm.openmmlab.engine.config_keys import check_config
 from mmssm.openmmlab.errors import UserError
 from mmssm.openmmlab.prediction.drawing import class_colours
-from mmssm.openmmlab.prediction.results import Detections, Segmentation
+from mmssm.openmmlab.prediction.results import THINGS, Detections, Segmentation
 from mmssm.openmmlab.prediction.slicing import (
     AveragedLabels,
     merge_detections,
@@ -33,7 +33,6 @@ from mmssm.weights import unwrap
 
 Picture = str | Path | np.ndarray | Image.Image
 Result = Detections | Segmentation
-THINGS = 1000  # mmdet's panoptic maps hold label + 1000 * number of the object
 
 
 def load(
@@ -283,8 +282,9 @@ class Predictor:
         if 'pred_sem_seg' in sample:
             return self._segmentation(image, _labels(sample.pred_sem_seg.data))
         if 'pred_panoptic_seg' in sample:
-            found = _labels(sample.pred_panoptic_seg.sem_seg) % THINGS
-            return self._segmentation(image, found)
+            found = _labels(sample.pred_panoptic_seg.sem_seg).astype(np.int64)
+            whole = self._segmentation(image, found % THINGS)
+            return whole._replace(segments=found)
         if 'pred_instances' not in sample:
             raise UserError(
                 f'{type(self.model).__name__} gives no boxes, masks or labels; '

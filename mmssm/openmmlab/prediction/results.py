@@ -11,6 +11,8 @@ from pycocotools import mask as coco_mask
 from mmssm.openmmlab.prediction import drawing
 from mmssm.weights import write_whole
 
+THINGS = 1000  # panoptic maps of mmdet hold label + 1000 * number of the object
+
 
 class Detections(NamedTuple):
     """Objects of a picture, the most certain first.
@@ -98,12 +100,14 @@ class Segmentation(NamedTuple):
 
     image: (H, W, 3) uint8, RGB.  classes: names by label.  colours: RGB by label.
     labels: (H, W), uint8, or uint16 for more than 256 classes.
+    segments: (H, W) int, label + THINGS * number, of panoptic models; else None.
     """
 
     image: np.ndarray
     classes: Sequence[str]
     colours: Sequence[tuple[int, int, int]]
     labels: np.ndarray
+    segments: np.ndarray | None = None
 
     def shares(self) -> dict[str, float]:
         """Share of the picture that each class has, the largest first."""

@@ -8,6 +8,7 @@ import numpy as np
 from mmssm.openmmlab.errors import UserError
 from mmssm.openmmlab.prediction import Detections, Predictor, Segmentation
 from mmssm.openmmlab.reporting.matching import Matches, match
+from mmssm.openmmlab.reporting.panoptic import NOTHING, PanopticTable, mean
 from mmssm.openmmlab.reporting.tables import (
     ObjectTable,
     RegionTable,
@@ -22,9 +23,9 @@ BACKGROUND = 'background'
 class Outcome(NamedTuple):
     """How a model did on a picture.
 
-    index: of the picture in its Truths.  score: F1 of the objects, or mean IoU of the
-    classes in truth or prediction.  wrong: how many objects were missed or invented or
-    of another class, or pixels of another class.  about: the same in words.
+    index: of the picture in its Truths.  score: F1 of the objects, or mean IoU or PQ
+    of the classes in truth or prediction.  wrong: how many objects were missed or
+    invented or of another class, or pixels of another class.  about: the same in words.
     loss: None where it was not asked for; nan where it is not finite.
     """
 
@@ -74,7 +75,7 @@ def evaluate(
     pictures that cannot be read.
     """
     check_fit(model, truths)
-    collector = _Regions(truths) if truths.of_pixels else _Objects(truths, score)
+    collector = _collector(truths, score)
     chosen = spread(len(truths), most)
     groups = [chosen[i : i + batch] for i in range(0, len(chosen), batch)]
     outcomes = []
@@ -132,6 +133,12 @@ def worst(
     yield from sorted(outcomes, key=by_loss if by == 'loss' else by_score)[:count]
 
 
+def _collector(truths: Truths, score: float) -> '_Objects | _Regions | _Segments':
+    if truths.things is not None:
+        return _Segments(truths)
+    return _Regions(truths) if truths.of_pixels else _Objects(truths, score)
+
+
 class _Objects:
     def __init__(self, truths: Truths, score: float) -> None:
         self.labels = (*truths.classes, BACKGROUND)
@@ -140,6 +147,11 @@ class _Objects:
         self._counts = np.zeros((len(self.labels), len(self.labels)), np.int64)
 
     def add(self, truth: Truth, found: Detections) -> Outcome:
+        if not isinstance(found, Detections):
+            raise UserError(
+                'the model gives the class of every pixel, the data has objects; name '
+                'the data that it was trained on (CocoPanopticDataset)'
+            )
         self.table.add(truth, found)
         matches = matches_of(truth, found.above(self._score))
         np.add.at(self._counts, tuple(matches.pairs.T), 1)
@@ -161,11 +173,7 @@ class _Regions:
         self.table = RegionTable(truths.classes)
 
     def add(self, truth: Truth, found: Segmentation) -> Outcome:
-        if truth.labels.shape != found.labels.shape:
-            raise UserError(
-                f'a picture is {found.labels.shape} and its label map '
-                f'{truth.labels.shape}; mmssm-check-data CONFIG names such pictures'
-            )
+        _check_sizes(truth, found)
         counts = self.table.add(truth.labels, found.labels)
         values = region_numbers(counts)['IoU']
         known = values[np.isfinite(values)]
@@ -176,6 +184,38 @@ class _Regions:
 
     def confusion(self) -> np.ndarray:
         return self.table.counts
+
+
+class _Segments:
+    def __init__(self, truths: Truths) -> None:
+        self.labels = (*truths.classes, NOTHING)
+        self.table = PanopticTable(truths.classes, truths.things)
+
+    def add(self, truth: Truth, found: Segmentation | Detections) -> Outcome:
+        if getattr(found, 'segments', None) is None:
+            raise UserError(
+                'the data is panoptic, and the model gives no panoptic map; expected '
+                'one such as PanopticFPN, or Mask2Former with panoptic_on=True'
+            )
+        _check_sizes(truth, found)
+        sums, counts = self.table.add(truth, found)
+        score = mean(sums.numbers()['PQ'])
+        total, right = int(counts.sum()), int(np.trace(counts))
+        missed, invented = int(sums.missed.sum()), int(sums.invented.sum())
+        share = 100 * (total - right) / max(total, 1)
+        told = f'{missed} missed, {invented} invented, {share:.1f} % of pixels wrong'
+        return Outcome(-1, '', 1.0 if score is None else score, total - right, told)
+
+    def confusion(self) -> np.ndarray:
+        return self.table.counts
+
+
+def _check_sizes(truth: Truth, found: Segmentation) -> None:
+    if truth.labels.shape != found.labels.shape:
+        raise UserError(
+            f'a picture is {found.labels.shape} and its label map '
+            f'{truth.labels.shape}; mmssm-check-data CONFIG names such pictures'
+        )
 
 
 def matches_of(truth: Truth, found: Detections) -> Matches:

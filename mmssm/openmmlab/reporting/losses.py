@@ -8,12 +8,13 @@ from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import DefaultScope
 
-from mmssm.openmmlab.data_checks.leaves import leaves
+from mmssm.openmmlab.data_checks.leaves import first_lines, leaves
 from mmssm.openmmlab.engine import configs, mixed_precision
 from mmssm.openmmlab.errors import UserError
 from mmssm.openmmlab.prediction import Predictor
 from mmssm.openmmlab.reporting.truth import Truths, find_steps
 
+READING = ('LoadAnnotations', 'LoadPanopticAnnotations')
 SEED = 0  # heads that draw samples of their boxes draw the same ones for a picture
 
 
@@ -26,7 +27,13 @@ class Losses:
     def __init__(self, model: Predictor, cfg: Config, truths: Truths) -> None:
         self._predictor, self._truths = model, truths
         with DefaultScope.overwrite_default_scope(truths.scope):
-            self._prepare = Compose(_pipeline(cfg, truths))
+            try:
+                self._prepare = Compose(_pipeline(cfg, truths))
+            except ImportError as error:  # LoadPanopticAnnotations has no other way
+                raise UserError(
+                    f'losses need a package: {first_lines(error)} Without losses: '
+                    '--by metric'
+                ) from error
 
     def __call__(self, index: int) -> float:
         model = self._predictor.model
@@ -64,11 +71,11 @@ def _pipeline(cfg: Config, truths: Truths) -> list[dict]:
     leaf = next(leaves(cfg[truths.key].dataset, truths.key))
     test = next(leaves(cfg.test_dataloader.dataset, 'test_dataloader'))
     steps = [copy.deepcopy(dict(step)) for step in test.settings['pipeline']]
-    others = [s for s in steps if not _ends(s, 'LoadAnnotations')]
+    others = [s for s in steps if not _ends(s, READING)]
     train = cfg.get('train_dataloader') or cfg[truths.key]
     known = [
-        *find_steps(train, 'LoadAnnotations'),
-        *find_steps(leaf.settings, 'LoadAnnotations'),
+        *find_steps(train, READING),
+        *find_steps(leaf.settings, READING),
     ]
     reading = known[0] if known else _reading(truths)
     return [others[0], copy.deepcopy(dict(reading)), *others[1:]]
@@ -81,6 +88,6 @@ def _reading(truths: Truths) -> dict:
     return {'type': 'LoadAnnotations', 'with_bbox': True, 'with_mask': masks}
 
 
-def _ends(step: Mapping, name: str) -> bool:
+def _ends(step: Mapping, name: tuple[str, ...]) -> bool:
     kind = step['type']
     return (kind if isinstance(kind, str) else kind.__name__).endswith(name)

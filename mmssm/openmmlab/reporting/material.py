@@ -149,7 +149,7 @@ def _predict(material: Material, model: Predictor, options: Options) -> None:
     material.evaluation = result
     chosen = [result.outcomes[i] for i in spread(len(result.outcomes), options.shown)]
     material.samples = pairs.tiles(model, truths, chosen, options.score)
-    measure = 'mean IoU' if truths.of_pixels else 'F1'
+    measure = truths.measure
     for title, by in ((measure, 'score'), ('loss', 'loss')):
         if by == 'score' or loss is not None:
             bad = list(worst(result.outcomes, options.shown, by))

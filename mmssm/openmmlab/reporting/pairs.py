@@ -36,7 +36,7 @@ def _tile(model: Predictor, truths: Truths, outcome: Outcome, score: float) -> T
         legend = [(n, c) for n, _, c in drawing.shares(both, names, colours)]
         pictures = [drawing.coloured(found.image, m, colours, LONGEST) for m in both]
         drawn = [*pictures, draw_mistakes(truth, found)]
-    measure = 'mean IoU' if truths.of_pixels else 'F1'
+    measure = truths.measure
     words = f'{measure} {outcome.score:.2f} · {outcome.about}'
     if outcome.loss is not None:
         words += f' · loss {outcome.loss:.3g}'

@@ -13,6 +13,7 @@ from pycocotools import mask as coco_mask
 from mmssm.openmmlab.data_checks.leaves import Leaf, first_lines, leaves, quiet
 from mmssm.openmmlab.engine import configs
 from mmssm.openmmlab.errors import UserError
+from mmssm.openmmlab.reporting.segments import Segments, read_segments
 
 
 class Objects(NamedTuple):
@@ -35,7 +36,7 @@ class Regions(NamedTuple):
     labels: np.ndarray
 
 
-Truth = Objects | Regions
+Truth = Objects | Regions | Segments
 
 
 class Picture(NamedTuple):
@@ -49,7 +50,9 @@ class Truths:
     """The pictures of a loader of a config, in the dataset's order, and their truth.
 
     key: the part of the config that they come from.  classes: names by label.
-    of_pixels: whether the truth is Regions, not Objects.
+    of_pixels: whether the truth is Regions or Segments, not Objects.
+    things: of Segments how many classes, the first ones, are of things; else None.
+    measure: what a picture's score is.
     """
 
     def __init__(self, cfg: Config, loader: str = 'test') -> None:
@@ -61,10 +64,10 @@ class Truths:
         self.key = f'{loader}_dataloader'
         configs.require(cfg, self.key)
         self.scope = configs.task_scope(cfg)
-        self.of_pixels = self.scope == configs.SEGMENTATION
+        self.things: int | None = None
         self.pictures: list[Picture] = []
         self._readers, self._which = [], []
-        self.classes, palette = None, None
+        self.classes, palette, things = None, None, set()
         with DefaultScope.overwrite_default_scope(self.scope):
             for leaf in leaves(cfg[self.key].dataset, f'{self.key}.dataset'):
                 dataset = _build(leaf)
@@ -75,10 +78,18 @@ class Truths:
                         f'{leaf.key} has other classes than the datasets before it'
                     )
                 self.classes, palette = classes, meta.get('palette')
-                self._readers.append(_reader(leaf) if self.of_pixels else None)
+                regions = self.scope == configs.SEGMENTATION
+                self._readers.append(_reader(leaf) if regions else None)
+                things.add(_things(leaf, meta))
                 infos = [dataset.get_data_info(i) for i in range(len(dataset))]
                 self.pictures += [Picture(info.get('img_path'), info) for info in infos]
                 self._which += [len(self._readers) - 1] * len(infos)
+        if len(things) > 1:
+            raise UserError(
+                f'{self.key} has panoptic datasets beside others; compare with one kind'
+            )
+        (self.things,) = things
+        self.of_pixels = self.scope == configs.SEGMENTATION or self.things is not None
         self._check()
         self.palette = [tuple(c) for c in palette or ()]
 
@@ -86,6 +97,7 @@ class Truths:
         if not self.pictures:
             raise UserError(f'{self.key} has no picture; mmssm-check-data says why')
         wanted = 'seg_map_path' if self.of_pixels else 'instances'
+        wanted = wanted if self.things is None else 'segments_info'
         if not any(picture.info.get(wanted) for picture in self.pictures):
             raise UserError(
                 f'{self.key} gives no {wanted}, so there is nothing to compare '
@@ -97,12 +109,20 @@ class Truths:
                 "metainfo=dict(classes=('first', 'second')) in the dataset"
             )
 
+    @property
+    def measure(self) -> str:
+        if self.things is not None:
+            return 'PQ'
+        return 'mean IoU' if self.of_pixels else 'F1'
+
     def __len__(self) -> int:
         return len(self.pictures)
 
     def __getitem__(self, index: int) -> Truth:
         """Raises UserError for a label map that cannot be read."""
         path, info = self.pictures[index]
+        if self.things is not None:
+            return read_segments(info, self.things)
         if not self.of_pixels:
             return _objects(info)
         results = copy.deepcopy(info)
@@ -123,8 +143,8 @@ class Truths:
         return any('mask' in i for p in self.pictures for i in _instances(p.info))
 
 
-def find_steps(pipeline: object, name: str) -> Iterator[Mapping]:
-    """Steps of a pipeline, nested ones too, whose type ends in `name`."""
+def find_steps(pipeline: object, name: str | tuple[str, ...]) -> Iterator[Mapping]:
+    """Steps of a pipeline, nested ones too, whose type ends in `name`, or one of it."""
     if isinstance(pipeline, Mapping):
         kind = pipeline.get('type', '')
         kind = kind if isinstance(kind, str) else kind.__name__
@@ -158,6 +178,20 @@ def _build(leaf: Leaf) -> Sequence:
             '(get_data_info)'
         )
     return dataset
+
+
+def _things(leaf: Leaf, meta: Mapping) -> int | None:
+    """Number of the classes of things of a panoptic dataset; None of another one."""
+    if 'CocoPanopticDataset' not in leaf.bases:
+        return None
+    names = tuple(meta.get('thing_classes') or ())
+    if names != tuple(meta.get('classes') or ())[: len(names)]:
+        raise UserError(
+            f'the classes of {leaf.key} do not begin with its thing_classes; expected '
+            'metainfo=dict(classes=(*things, *stuff), thing_classes=things, '
+            'stuff_classes=stuff)'
+        )
+    return len(names)
 
 
 def _reader(leaf: Leaf) -> object:
