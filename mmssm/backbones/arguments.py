@@ -217,6 +217,7 @@ MEGA = {
     ),
     **COMMON,
     'mixer': choice('ssm2d', 'ema', 'none'),
+    'pyramid': flag,
     'train_size': size(LARGEST_IMAGE),
     **{k: v for k, v in SSM2D.items() if k not in ('kernel_size', 'keep_kernels')},
 }
