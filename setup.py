@@ -21,6 +21,7 @@ COMMANDS = (
     'analyse',
     'report',
     'look',
+    'evaluate',
 )
 MIM = ('configs', 'tools', 'model-index.yml')
 
