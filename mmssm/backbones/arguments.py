@@ -226,5 +226,6 @@ SSM2D_HOST = {
     'start': choice('identity', 'published'),
     'place': optional(choice('attention', 'query_key', 'ffn', 'conv')),
     'pyramid': optional(flag),
+    'mixer': choice('ssm2d', 'ema'),
     **SSM2D,
 }

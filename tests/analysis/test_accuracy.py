@@ -109,7 +109,7 @@ def test_pictures_that_cannot_be_read_are_named_and_do_not_count(folder):
 
 
 @pytest.mark.parametrize(
-    ('size', 'resized'), [((47, 31), (30, 20)), ((9, 14), (20, 31))]
+    ('size', 'resized'), [((47, 31), (30, 20)), ((9, 16), (20, 35))]
 )
 def test_a_picture_is_read_as_by_torchvision(tmp_path, size, resized):
     """Resize(20) and CenterCrop(13) of torchvision, written out."""
