@@ -52,9 +52,9 @@ def add_ssm2d(
     mixer: 'ema' puts `ExponentialMovingAverage` there instead, which the paper compares
     with; of the arguments of the layer it takes num_states.
 
-    Raises ValueError for another start, mixer or argument of the layer, for a network without
-    a block that is known or without that place, naming those that exist, for names
-    without a module, and for a network that has the layer already.
+    Raises ValueError for another start, mixer or argument of the layer, for a network
+    without a block that is known or without that place, naming those that exist, for
+    names without a module, and for a network that has the layer already.
     """
     if start not in STARTS:
         raise ValueError(f'start is {start!r}; expected one of {STARTS}')

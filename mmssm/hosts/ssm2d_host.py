@@ -49,7 +49,7 @@ def SSM2DHost(
     start, place: see `add_ssm2d`, which does the work.
     pyramid: turn maps of one stride into a pyramid of strides 4, 8, 16 and 32; by
     default done for hosts whose maps have one stride.  With False the outputs may be
-    other than maps, such as the class token that a classifier reads.
+    vectors (B, C), such as the class token that a classifier reads.
     mixer: 'ema' for the moving average that the paper compares with, see `add_ssm2d`.
     num_states, num_ssms, directions, complex_states, skip, norm, kernel_size,
     tolerance, decay_A, keep_kernels: see `SSM2D`.
@@ -110,16 +110,17 @@ def _image_sizes(host: Mapping[str, object] | nn.Module) -> list[tuple[int, int]
 
 
 def _output_shapes(
-    backbone: nn.Module, sizes: list[tuple[int, int]], free: bool
+    backbone: nn.Module, sizes: list[tuple[int, int]], vectors: bool
 ) -> list[tuple[int, int]]:
     """(channels, stride) of each output, from a forward pass without any numbers.
 
-    free: of outputs that are no maps nothing is said.
+    vectors: outputs may be (B, C), of which nothing is said.
     """
     outputs, size = _first_outputs(backbone, sizes)
-    if not all(isinstance(y, Tensor) and y.dim() == 4 for y in outputs):
-        if free:
-            return []
+    dims = {y.dim() if isinstance(y, Tensor) else None for y in outputs}
+    if vectors and dims == {2}:
+        return []
+    if dims != {4}:
         raise ValueError(
             f'{type(backbone).__name__} gives something else than maps (B, C, H, W); '
             'expected maps only, see the options of the host (output_cls_token=False '

@@ -1,6 +1,6 @@
 # The trainer of the 2-D SSM's tables: AdamW for 100 of its epochs, of which each goes
-# three times over the data, hence 300 here, with 30 of warm-up; only biases, and B and C
-# of the layer, are without weight decay.
+# three times over the data, hence 300 here, with 30 of warm-up; only biases, and B and
+# C of the layer, are without weight decay.
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=300, val_interval=3)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
