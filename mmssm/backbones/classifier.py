@@ -114,6 +114,6 @@ def as_ours(weights: StateDict, family: str) -> StateDict:
                     weights[part[1]] = weight
     renamed = {}
     for name, weight in weights.items():
-        name = re.sub(r'^backbone\.out_norms\.\d+\.', 'norm.', name)
+        name = re.sub(r'^(backbone\.out_norms\.\d+|neck\.norm)\.', 'norm.', name)
         renamed[re.sub(r'^head\.fc\.', 'head.', name)] = weight
     return renamed

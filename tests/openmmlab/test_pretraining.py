@@ -1,0 +1,149 @@
+"""A classifier is trained, and its checkpoint goes on into a detector as it is."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from openmmlab.engine import tiny
+from PIL import Image
+
+pytest.importorskip('mmpretrain')
+
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
+
+from mmssm import zoo
+from mmssm.backbones import VMINet
+from mmssm.openmmlab import cli
+
+NUMBERS = itertools.count()
+ARCH = dict(channels=4, depths=(1, 1, 1, 1))
+SWIN = dict(
+    type='mmpretrain.SwinTransformer',
+    arch=dict(embed_dims=4, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2]),
+    img_size=64,
+    window_size=2,
+    pad_small_map=True,
+)
+HOST = dict(type='mmssm.SSM2DHost', start='published', num_states=2)
+# backbone of the classifier, and the parts that make that of a detector of it
+BACKBONES = {
+    'Spatial-Mamba': (dict(type='mmssm.SpatialMamba', arch=ARCH, out_indices=(3,)), 32),
+    'VMINet': (
+        dict(
+            type='mmssm.VMINet',
+            arch=dict(ARCH, expand=2),
+            out_indices=(3,),
+            train_size=64,
+        ),
+        32,
+    ),
+    'Swin + 2-D SSM': (dict(HOST, host=SWIN), 32),
+}
+CONFIG = """
+_base_ = '{root}/configs/_base_/cls/imagenet_300e.py'
+model = dict(
+    backbone={backbone}, data_preprocessor=dict(num_classes=3),
+    head=dict(num_classes=3, in_channels={channels}))
+pipeline = [
+    dict(type='LoadImageFromFile'), dict(type='RandomFlip', prob=0.5),
+    dict(type='PackInputs')]
+loader = dict(
+    _delete_=True, batch_size=3, num_workers=0,
+    sampler=dict(type='DefaultSampler', shuffle=True),
+    dataset=dict(
+        type='CustomDataset', data_root='{folder}', data_prefix='', pipeline=pipeline))
+train_dataloader = val_dataloader = test_dataloader = loader
+val_evaluator = test_evaluator = dict(topk=(1,))
+train_cfg = dict(max_epochs=2)
+custom_hooks = [dict(type='mmssm.MESAHook', begin=0.5, momentum=0.2)]
+"""
+
+
+@pytest.fixture(scope='module')
+def pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('classes')
+    draw = np.random.default_rng(0)
+    for label, number in itertools.product(range(3), range(3)):
+        array = draw.integers(0, 90, (64, 64, 3), dtype=np.uint8)
+        array[..., label] += 150
+        (folder / f'n{label}').mkdir(exist_ok=True)
+        Image.fromarray(array).save(folder / f'n{label}/{number}.png')
+    return folder
+
+
+def pretrained(name, pictures, folder):
+    """A checkpoint of a classifier by our own tool."""
+    backbone, channels = BACKBONES[name]
+    root = tiny.__file__.partition('/tests/')[0]
+    text = CONFIG.format(
+        root=root, backbone=backbone, channels=channels, folder=pictures
+    )
+    if name == 'VMINet':
+        neck = (
+            f"dict(_delete_=True, type='mmssm.NormedPooling', in_channels={channels},"
+        )
+        text += f"model['neck'] = {neck} norm_cfg=dict(type='BN'))\n"
+    config = folder / 'classifier.py'
+    config.write_text(text)
+    options = ['--fit-schedule', '--cfg-options']
+    options += [f'experiment_name=pretrain{next(NUMBERS)}']
+    cli.train([str(config), '--work-dir', str(folder / 'classifier'), *options])
+    return (folder / 'classifier/last_checkpoint').read_text()
+
+
+@pytest.mark.parametrize('name', BACKBONES)
+def test_a_detector_starts_from_a_classifier(name, pictures, tmp_path, capsys):
+    checkpoint = pretrained(name, pictures, tmp_path)
+    weights = torch.load(checkpoint, weights_only=False)['state_dict']
+    tiny.write_data(tmp_path / 'data')
+    config = tiny.write_config(tmp_path, 'detection')
+    start = dict(type='Pretrained', checkpoint=checkpoint)
+    backbone = dict(BACKBONES[name][0], out_indices=(0, 1, 2, 3), init_cfg=start)
+    if 'host' in backbone:
+        start['prefix'] = 'backbone.'
+        host = dict(backbone['host'], out_indices=(0, 1, 2, 3), init_cfg=start)
+        backbone = dict(BACKBONES[name][0], host=host)
+    with config.open('a') as file:
+        file.write(f"model['backbone'] = {backbone}\n")
+
+    cfg = Config.fromfile(config)
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        model = MODELS.build(cfg.model)
+    model.init_weights()
+    own = model.backbone.state_dict()
+    passed = {k for k in own if f'backbone.{k}' in weights}
+    assert all(torch.equal(own[k], weights[f'backbone.{k}']) for k in passed)
+    left = own.keys() - passed
+    norms = ('out_norms.', 'norm0', 'norm1', 'norm2')
+    assert all(k.startswith(norms) or 'position_index' in k for k in left), left
+
+    options = ['--cfg-options', f'experiment_name=detect{next(NUMBERS)}']
+    cli.train([str(config), '--work-dir', str(tmp_path / 'detector'), *options])
+    assert 'coco/bbox_mAP' in capsys.readouterr().out
+
+
+def test_a_checkpoint_is_evaluated_with_torch_alone(
+    pictures, tmp_path, capsys, monkeypatch
+):
+    """The norm in the neck of a VMINet is that of our classifier."""
+
+    class Small(VMINet):
+        zoo = {'xs': dict(channels=(4, 8, 16, 32), depths=(1, 1, 1, 1), expand=2)}
+
+        def __init__(self, arch='xs', **options):
+            super().__init__(arch, train_size=64, **options)
+
+    checkpoint = pretrained('VMINet', pictures, tmp_path)
+    found = last_top1(capsys.readouterr().out)
+    monkeypatch.setitem(zoo.MODELS, 'vminet_xs', (Small, 'xs'))
+    options = ['--resize', '64', '--crop', '64', '--workers', '0', '--device', 'cpu']
+    cli.evaluate(['vminet_xs', str(pictures), '--weights', checkpoint, *options])
+    text = capsys.readouterr().out
+    assert f'top-1 {found:6.2f}' in text
+
+
+def last_top1(text):
+    """Top-1 of the last validation."""
+    return float(text.split('accuracy/top1: ')[-1].split()[0])
