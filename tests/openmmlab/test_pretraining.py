@@ -1,6 +1,11 @@
 """A classifier is trained, and its checkpoint goes on into a detector as it is."""
 
 import itertools
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +15,7 @@ from PIL import Image
 
 pytest.importorskip('mmpretrain')
 
+import mmpretrain
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
@@ -46,15 +52,14 @@ _base_ = '{root}/configs/_base_/cls/imagenet_300e.py'
 model = dict(
     backbone={backbone}, data_preprocessor=dict(num_classes=3),
     head=dict(num_classes=3, in_channels={channels}))
-pipeline = [
-    dict(type='LoadImageFromFile'), dict(type='RandomFlip', prob=0.5),
-    dict(type='PackInputs')]
-loader = dict(
-    _delete_=True, batch_size=3, num_workers=0,
-    sampler=dict(type='DefaultSampler', shuffle=True),
-    dataset=dict(
-        type='CustomDataset', data_root='{folder}', data_prefix='', pipeline=pipeline))
-train_dataloader = val_dataloader = test_dataloader = loader
+load, pack = dict(type='LoadImageFromFile'), dict(type='PackInputs')
+flip = dict(type='RandomFlip', prob=0.5)
+folder = dict(
+    _delete_=True, type='CustomDataset', data_root='{folder}', data_prefix='')
+loader = dict(batch_size=3, num_workers=0, persistent_workers=False, drop_last=False)
+train_dataloader = dict(dataset=dict(pipeline=[load, flip, pack], **folder), **loader)
+val_dataloader = dict(dataset=dict(pipeline=[load, pack], **folder), **loader)
+test_dataloader = dict(dataset=dict(pipeline=[load, pack], **folder), **loader)
 val_evaluator = test_evaluator = dict(topk=(1,))
 train_cfg = dict(max_epochs=2)
 custom_hooks = [dict(type='mmssm.MESAHook', begin=0.5, momentum=0.2)]
@@ -73,8 +78,7 @@ def pictures(tmp_path_factory):
     return folder
 
 
-def pretrained(name, pictures, folder):
-    """A checkpoint of a classifier by our own tool."""
+def write_config(name, pictures, folder):
     backbone, channels = BACKBONES[name]
     root = tiny.__file__.partition('/tests/')[0]
     text = CONFIG.format(
@@ -87,6 +91,12 @@ def pretrained(name, pictures, folder):
         text += f"model['neck'] = {neck} norm_cfg=dict(type='BN'))\n"
     config = folder / 'classifier.py'
     config.write_text(text)
+    return config
+
+
+def pretrained(name, pictures, folder):
+    """A checkpoint of a classifier by our own tool."""
+    config = write_config(name, pictures, folder)
     options = ['--fit-schedule', '--cfg-options']
     options += [f'experiment_name=pretrain{next(NUMBERS)}']
     cli.train([str(config), '--work-dir', str(folder / 'classifier'), *options])
@@ -147,3 +157,61 @@ def test_a_checkpoint_is_evaluated_with_torch_alone(
 def last_top1(text):
     """Top-1 of the last validation."""
     return float(text.split('accuracy/top1: ')[-1].split()[0])
+
+
+def test_the_stock_tools_of_mmpretrain(pictures, tmp_path, capsys, monkeypatch):
+    config = write_config('Spatial-Mamba', pictures, tmp_path)
+    tools = Path(mmpretrain.__file__).parent / '.mim/tools'
+    work_dir = str(tmp_path / 'stock')
+    monkeypatch.setattr(sys, 'argv', ['train.py', str(config), '--work-dir', work_dir])
+    runpy.run_path(str(tools / 'train.py'), run_name='__main__')
+    last = (tmp_path / 'stock/last_checkpoint').read_text()
+    found = last_top1(capsys.readouterr().out)
+    argv = ['test.py', str(config), last, '--work-dir', work_dir]
+    monkeypatch.setattr(sys, 'argv', argv)
+    runpy.run_path(str(tools / 'test.py'), run_name='__main__')
+    assert last_top1(capsys.readouterr().out) == found
+
+
+def test_where_mmpretrain_is_alone(pictures, tmp_path):
+    """Without mmdet and mmseg."""
+    config = write_config('Spatial-Mamba', pictures, tmp_path)
+    code = (
+        'import sys, conftest\n'  # declares operators of torchvision
+        "for name in ('mmdet', 'mmseg', 'pycocotools'):\n"
+        '    sys.modules[name] = None\n'
+        'from mmssm.openmmlab import cli\n'
+        f'cli.train([{str(config)!r}, "--work-dir", {str(tmp_path / "run")!r}])'
+    )
+    root = Path(__file__).resolve().parents[2]
+    path = os.pathsep.join([str(root), str(root / 'tests')])
+    done = subprocess.run(
+        [sys.executable, '-c', code],
+        env={**os.environ, 'PYTHONPATH': path, 'OMP_NUM_THREADS': '1'},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert 'accuracy/top1' in done.stdout
+
+
+def test_a_look_at_the_data(pictures, tmp_path, capsys):
+    """Folders of val that are not those of train, and a head for other classes."""
+    config = write_config('Spatial-Mamba', pictures, tmp_path)
+    cli.check_data([str(config)])
+    assert '0 errors' in capsys.readouterr().out
+    wrong = 'model.head.num_classes=5'
+    with pytest.raises(SystemExit) as ended:
+        cli.train([str(config), '--work-dir', str(tmp_path), '--cfg-options', wrong])
+    assert 'model.head.num_classes is 5, but' in ended.value.code
+    (tmp_path / 'val/other').mkdir(parents=True)
+    for number in range(3):
+        source = pictures / 'n0/0.png'
+        (tmp_path / f'val/n{number}').mkdir()
+        for folder in (f'n{number}', 'other'):
+            (tmp_path / f'val/{folder}/0.png').write_bytes(source.read_bytes())
+    other = f'val_dataloader.dataset.data_root={tmp_path / "val"}'
+    with pytest.raises(SystemExit) as ended:
+        cli.train([str(config), '--work-dir', str(tmp_path), '--cfg-options', other])
+    assert 'ERROR: other classes than train_dataloader.dataset' in ended.value.code
+    assert 'other' in ended.value.code.partition('ERROR: other')[2]
