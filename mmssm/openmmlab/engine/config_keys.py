@@ -161,10 +161,11 @@ def candidates(kind: object, foreign: bool = False) -> list[Callable]:
     if not isinstance(kind, str) or not kind:
         return [kind] if callable(kind) else []
     scope = DefaultScope.get_current_instance()
+    home = scope.scope_name if scope else 'mmengine'
     names = [kind]
-    if foreign and '.' not in kind:
+    if foreign and '.' not in kind and home != 'mmpretrain':
         names += [f'{other}.{kind}' for other in ('mmdet', 'mmseg')]
-    found = [_find(name, scope.scope_name if scope else 'mmengine') for name in names]
+    found = [_find(name, home) for name in names]
     return [one for group in found for one in group]
 
 
