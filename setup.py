@@ -21,6 +21,7 @@ COMMANDS = (
     'analyse',
     'report',
     'look',
+    'evaluate',
 )
 MIM = ('configs', 'tools', 'model-index.yml')
 
@@ -69,7 +70,10 @@ setup(
     exclude_package_data={'': ['*.py[cod]']},
     install_requires=['torch>=2.6', 'numpy'],
     extras_require={
-        **{name: requirements(name) for name in ('onedl', 'openmmlab', 'dev')},
+        **{
+            name: requirements(name)
+            for name in ('onedl', 'openmmlab', 'dev', 'pretrain')
+        },
         'download': ['gdown'],  # weights that are released on Google Drive
         'safetensors': ['safetensors'],  # weights in this format
         'onnx': ['onnx', 'onnxscript', 'onnxruntime'],  # files for other runtimes

@@ -2,9 +2,9 @@
 
 A config of any scope reaches what stands here with the prefix `mmssm`, as in
 `type='mmssm.SpatialMamba'`: the registries are children of mmengine's, which imports
-this module when a config names the scope.  `BACKBONES` is the list of all that is
-registered from downstairs; hooks and constructors of `mmssm.openmmlab.engine` register
-themselves.
+this module when a config names the scope.  `BACKBONES` are the backbones of downstairs,
+registered with the neck of their classifiers, `NormedPooling`; hooks and constructors
+of `mmssm.openmmlab.engine` register themselves.
 """
 
 import logging
@@ -31,7 +31,7 @@ from mmssm.backbones import (
     hierarchical,
 )
 from mmssm.hosts import SSM2DHost, ssm2d_host
-from mmssm.layers import norms
+from mmssm.layers import NormedPooling, norms
 from mmssm.openmmlab import released
 
 MODELS = Registry(
@@ -66,6 +66,7 @@ def _mmcv_norm(norm_cfg: dict, channels: int) -> nn.Module:
 
 for _backbone in BACKBONES:
     MODELS.register_module(module=_backbone)
+MODELS.register_module(module=NormedPooling)
 norms.OTHERS.append(_mmcv_norm)
 hierarchical.INITIALIZE = initialize
 ssm2d_host.BUILD = _build

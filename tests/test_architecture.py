@@ -36,7 +36,7 @@ STOREYS = {
     'weights': Storey((), lazy=('safetensors', 'gdown')),
     'backbones': Storey(('ops', 'layers', 'weights')),
     'hosts': Storey(BELOW),
-    'analysis': Storey(BELOW, lazy=('numpy', 'matplotlib')),
+    'analysis': Storey(BELOW, lazy=('numpy', 'matplotlib', 'PIL')),
     'export': Storey(BELOW, lazy=('onnxruntime',)),
     'zoo.py': Storey((*BELOW, 'hosts')),
     '__init__.py': Storey(('__version__',), ()),

@@ -85,7 +85,8 @@ def test_the_metadata(tree: Path, tmp_path: Path):
     required = metadata.get_all('Requires-Dist')
     plain = [line for line in required if 'extra ==' not in line]
     assert sorted(line.split('>')[0] for line in plain) == ['numpy', 'torch']
-    extras = ['onedl', 'openmmlab', 'dev', 'download', 'safetensors', 'onnx', 'look']
+    extras = ['onedl', 'openmmlab', 'dev', 'pretrain']
+    extras += ['download', 'safetensors', 'onnx', 'look']
     assert metadata.get_all('Provides-Extra') == extras
     assert 'mmcv==2.1.0; extra == "openmmlab"' in required
     assert 'onedl-mmcv==2.3.6; extra == "onedl"' in required

@@ -217,6 +217,7 @@ MEGA = {
     ),
     **COMMON,
     'mixer': choice('ssm2d', 'ema', 'none'),
+    'pyramid': flag,
     'train_size': size(LARGEST_IMAGE),
     **{k: v for k, v in SSM2D.items() if k not in ('kernel_size', 'keep_kernels')},
 }
@@ -225,5 +226,6 @@ SSM2D_HOST = {
     'start': choice('identity', 'published'),
     'place': optional(choice('attention', 'query_key', 'ffn', 'conv')),
     'pyramid': optional(flag),
+    'mixer': choice('ssm2d', 'ema'),
     **SSM2D,
 }

@@ -72,7 +72,7 @@ class Classifier(nn.Module):
         fit, all of them named, and for 'official' where none were released.
         """
         path = self.backbone.find_weights(path)
-        weights = _as_ours(unwrap(load_file(path), key), self.backbone.family)
+        weights = as_ours(unwrap(load_file(path), key), self.backbone.family)
         weights = self.backbone.adapt_stem(weights, 'backbone.')
         found = weights.get('head.weight')
         if found is not None and len(found) != self.head.out_features:
@@ -89,7 +89,19 @@ class Classifier(nn.Module):
         LOG.info('loaded %s: %s', path, report)
 
 
-def _as_ours(weights: StateDict, family: str) -> StateDict:
+def classes_in(
+    path: str | os.PathLike, family: str, key: str | None = None
+) -> int | None:
+    """Number of classes of the head in a file of `load_pretrained`; None: no head.
+
+    Raises FileNotFoundError; ValueError for what is no file of the family's weights.
+    """
+    weights = as_ours(unwrap(load_file(path), key), family)
+    head = weights.get('head.weight')
+    return None if head is None else len(head)
+
+
+def as_ours(weights: StateDict, family: str) -> StateDict:
     """The names of `Classifier`, from ours, the released ones or mmpretrain's."""
     if detect_family(weights) is not None:
         released = weights
@@ -102,6 +114,6 @@ def _as_ours(weights: StateDict, family: str) -> StateDict:
                     weights[part[1]] = weight
     renamed = {}
     for name, weight in weights.items():
-        name = re.sub(r'^backbone\.out_norms\.\d+\.', 'norm.', name)
+        name = re.sub(r'^(backbone\.out_norms\.\d+|neck\.norm)\.', 'norm.', name)
         renamed[re.sub(r'^head\.fc\.', 'head.', name)] = weight
     return renamed

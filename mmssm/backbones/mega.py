@@ -81,12 +81,14 @@ class Mega(HierarchicalBackbone):
     train_size: int or (height, width) of the training images; positions are learned on
     the grid of patches that this gives, and resized for other images.
     drop_path_rate: of the last block; the others grow linearly from 0.
+    pyramid: False gives the maps as they are, normed, all of the stride `patch`, as a
+    classifier wants its last one.
     with_cp: recompute the blocks in the backward pass to save memory.
     in_channels, out_indices, frozen_stages, norm_eval, init_cfg: see
     `HierarchicalBackbone`, where a group of blocks is a stage.
 
     (B, in_channels, H, W) -> a tuple of (B, C, ceil(H / s_i), ceil(W / s_i)) with
-    strides s = 4, 8, 16, 32.
+    strides s = 4, 8, 16, 32, or s = patch.
     Raises ValueError for arguments that do not fit `arguments.MEGA`.
     """
 
@@ -120,6 +122,7 @@ class Mega(HierarchicalBackbone):
         decay_A: bool = True,
         train_size: int | Sequence[int] = 224,
         drop_path_rate: float = 0.0,
+        pyramid: bool = True,
         frozen_stages: int = -1,
         norm_eval: bool = False,
         with_cp: bool = False,
@@ -164,7 +167,7 @@ class Mega(HierarchicalBackbone):
                 for rates in drop_path_rates(drop_path_rate, settings['depths'])
             ],
             stage_channels=settings['channels'],
-            stage_strides=STRIDES,
+            stage_strides=STRIDES if pyramid else (patch,) * len(STRIDES),
             arch=arch,
             in_channels=in_channels,
             out_indices=out_indices,
@@ -173,10 +176,10 @@ class Mega(HierarchicalBackbone):
             init_cfg=init_cfg,
         )
         for index, stride in zip(self.out_indices, self.strides, strict=True):
-            level = pyramid_level(channels, patch, stride)
-            self.out_norms[str(index)] = nn.Sequential(
-                OrderedDict(norm=ChannelNorm(channels), level=level)
-            )
+            steps = OrderedDict(norm=ChannelNorm(channels))
+            if pyramid:
+                steps['level'] = pyramid_level(channels, patch, stride)
+            self.out_norms[str(index)] = nn.Sequential(steps)
         self._freeze()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:

@@ -10,9 +10,10 @@ from torch import nn
 from mmssm.hosts.mix import Mix
 from mmssm.hosts.named import insert_behind
 from mmssm.hosts.places import PLACES, Block, Make, find_blocks, published_place
-from mmssm.layers import SSM2D
+from mmssm.layers import SSM2D, ExponentialMovingAverage
 
 STARTS = ('identity', 'published')
+MIXERS = ('ssm2d', 'ema')
 OPTIONS = tuple(inspect.signature(SSM2D).parameters)[1:]
 HOSTS = (
     'Swin (mmdet, mmseg, mmpretrain, timm), Swin V2 (mmpretrain, timm), MaxViT (timm), '
@@ -28,6 +29,7 @@ def add_ssm2d(
     ssm2d: Mapping[str, object] | None = None,
     modules: Mapping[str, str] | None = None,
     stride: int | None = None,
+    mixer: str = 'ssm2d',
 ) -> nn.Module:
     """Put a 2-D SSM into each block of a network, in place; returns the network.
 
@@ -47,15 +49,20 @@ def add_ssm2d(
     'BHWC' or 'tokens', (B, leading + H W, C), which need stride, the pixels of the
     image that a token stands for.
 
-    Raises ValueError for another start or argument of the layer, for a network without
-    a block that is known or without that place, naming those that exist, for names
-    without a module, and for a network that has the layer already.
+    mixer: 'ema' puts `ExponentialMovingAverage` there instead, which the paper compares
+    with; of the arguments of the layer it takes num_states.
+
+    Raises ValueError for another start, mixer or argument of the layer, for a network
+    without a block that is known or without that place, naming those that exist, for
+    names without a module, and for a network that has the layer already.
     """
     if start not in STARTS:
         raise ValueError(f'start is {start!r}; expected one of {STARTS}')
+    if mixer not in MIXERS:
+        raise ValueError(f'mixer is {mixer!r}; expected one of {MIXERS}')
     if any(isinstance(module, Mix) for module in model.modules()):
         raise ValueError(f'this {type(model).__name__} has the 2-D SSM already')
-    make = _maker(model, start, dict(ssm2d or {}))
+    make = _maker(model, start, mixer, dict(ssm2d or {}))
     if modules is not None:
         if place is not None:
             raise ValueError(f'place is {place!r} beside modules; expected one of both')
@@ -66,7 +73,7 @@ def add_ssm2d(
     return model
 
 
-def _maker(model: nn.Module, start: str, options: dict) -> Make:
+def _maker(model: nn.Module, start: str, mixer: str, options: dict) -> Make:
     """Makes layers where the parameters of the model are."""
     for name in options:
         if name not in OPTIONS:
@@ -81,7 +88,11 @@ def _maker(model: nn.Module, start: str, options: dict) -> Make:
     double = like is not None and like.dtype == torch.float64
 
     def make(channels: int) -> Mix:
-        mix = Mix(SSM2D(channels, **options), channels, grows=start == 'identity')
+        if mixer == 'ema':
+            layer = ExponentialMovingAverage(channels, options.get('num_states', 16))
+        else:
+            layer = SSM2D(channels, **options)
+        mix = Mix(layer, channels, grows=start == 'identity')
         mix = mix.to(device, torch.float64 if double else None)
         return mix.train(model.training)
 

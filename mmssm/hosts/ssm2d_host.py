@@ -26,6 +26,7 @@ def SSM2DHost(
     start: str = 'identity',
     place: str | None = None,
     pyramid: bool | None = None,
+    mixer: str = 'ssm2d',
     num_states: int = 16,
     num_ssms: int = 1,
     directions: int = 4,
@@ -47,18 +48,20 @@ def SSM2DHost(
     that is built.
     start, place: see `add_ssm2d`, which does the work.
     pyramid: turn maps of one stride into a pyramid of strides 4, 8, 16 and 32; by
-    default done for hosts whose maps have one stride.
+    default done for hosts whose maps have one stride.  With False the outputs may be
+    vectors (B, C), such as the class token that a classifier reads.
+    mixer: 'ema' for the moving average that the paper compares with, see `add_ssm2d`.
     num_states, num_ssms, directions, complex_states, skip, norm, kernel_size,
     tolerance, decay_A, keep_kernels: see `SSM2D`.
 
-    The backbone has `channels` and `strides`, one entry per output.
+    The backbone has `channels` and `strides`, one entry per output that is a map.
     Raises ValueError for arguments that do not fit `arguments.SSM2D_HOST`, for a config
     where nothing builds it or that builds nothing, for outputs that are no maps
     or give no pyramid, and as `add_ssm2d` does.
     """
     backbone = host if isinstance(host, nn.Module) else _build(host)
     choose_blocks(backbone, place)
-    outputs = _output_shapes(backbone, _image_sizes(host))
+    outputs = _output_shapes(backbone, _image_sizes(host), pyramid is False)
     names = set(backbone.state_dict())
     options = dict(
         num_states=num_states,
@@ -72,7 +75,9 @@ def SSM2DHost(
         decay_A=decay_A,
         keep_kernels=keep_kernels,
     )
-    add_ssm2d(backbone, place, start, options)
+    add_ssm2d(backbone, place, start, options, mixer=mixer)
+    if not outputs:
+        return backbone
     backbone.channels, backbone.strides = zip(*outputs, strict=True)
     widths = {m.channels for m in backbone.modules() if isinstance(m, Mix)}
     one_stride = len(widths) == len(set(backbone.strides)) == 1
@@ -105,11 +110,17 @@ def _image_sizes(host: Mapping[str, object] | nn.Module) -> list[tuple[int, int]
 
 
 def _output_shapes(
-    backbone: nn.Module, sizes: list[tuple[int, int]]
+    backbone: nn.Module, sizes: list[tuple[int, int]], vectors: bool
 ) -> list[tuple[int, int]]:
-    """(channels, stride) of each output, from a forward pass without any numbers."""
+    """(channels, stride) of each output, from a forward pass without any numbers.
+
+    vectors: outputs may be (B, C), of which nothing is said.
+    """
     outputs, size = _first_outputs(backbone, sizes)
-    if not all(isinstance(y, Tensor) and y.dim() == 4 for y in outputs):
+    dims = {y.dim() if isinstance(y, Tensor) else None for y in outputs}
+    if vectors and dims == {2}:
+        return []
+    if dims != {4}:
         raise ValueError(
             f'{type(backbone).__name__} gives something else than maps (B, C, H, W); '
             'expected maps only, see the options of the host (output_cls_token=False '

@@ -14,6 +14,7 @@ from mmssm.layers.exponential_moving_average import ExponentialMovingAverage
 from mmssm.layers.gated_attention import GatedAttention
 from mmssm.layers.linear_attention import GatedLinearAttention, LinearAttention
 from mmssm.layers.mlp import MLP
+from mmssm.layers.normed_pooling import NormedPooling
 from mmssm.layers.patch_conv import PatchConv
 from mmssm.layers.relative_position_bias import RelativePositionBias
 from mmssm.layers.separable_attention import SeparableAttention
@@ -34,6 +35,7 @@ __all__ = [
     'GatedAttention',
     'GatedLinearAttention',
     'LinearAttention',
+    'NormedPooling',
     'PaddedConvDownsample',
     'PaddedConvStem',
     'PatchConv',

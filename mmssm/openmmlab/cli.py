@@ -16,12 +16,12 @@ Command = Callable[[str, Sequence[str] | None], int | None]
 
 
 def train(argv: Sequence[str] | None = None) -> None:
-    """Train a detector or a segmenter; flags as in mmdet's and mmseg's train.py."""
+    """Train a detector, segmenter or classifier; flags as in mmdet's train.py."""
     _run('mmssm-train', _train, argv)
 
 
 def test(argv: Sequence[str] | None = None) -> None:  # noqa: PT028 (a command)
-    """Evaluate a checkpoint; flags as in mmdet's and mmseg's test.py."""
+    """Evaluate a checkpoint of any of the three; flags as in mmdet's test.py."""
     _run('mmssm-test', _test, argv)
 
 
@@ -75,6 +75,11 @@ def report(argv: Sequence[str] | None = None) -> None:
 def look(argv: Sequence[str] | None = None) -> None:
     """Draw what a model looks at: receptive fields, kernels, mixing, features, CAM."""
     _run('mmssm-look', _look, argv)
+
+
+def evaluate(argv: Sequence[str] | None = None) -> None:
+    """Top-1 and top-5 of a classifier on a folder of pictures, one for each class."""
+    _run('mmssm-evaluate', _evaluate, argv)
 
 
 def _train(name: str, argv: Sequence[str] | None) -> None:
@@ -135,7 +140,7 @@ def _test(name: str, argv: Sequence[str] | None) -> None:
     )
     parser.add_argument(
         '--out',
-        help='save predictions: a .pkl file for detection, a folder for segmentation',
+        help='save predictions: a folder for segmentation, a .pkl file for others',
     )
     parser.add_argument('--show', action='store_true', help='show predictions')
     parser.add_argument('--show-dir', metavar='FOLDER', help='save painted images here')
@@ -247,6 +252,12 @@ def _look(name: str, argv: Sequence[str] | None) -> None:
     from mmssm.openmmlab.commands.look import main
 
     main(argv, name)
+
+
+def _evaluate(name: str, argv: Sequence[str] | None) -> int:
+    from mmssm.openmmlab.commands.evaluate import main
+
+    return main(argv, name)
 
 
 def add_config(parser: argparse.ArgumentParser, about: str = 'config file') -> None:

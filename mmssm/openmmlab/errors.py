@@ -42,6 +42,7 @@ INSTALLS = {
         ('mmengine', 'mmcv', 'mmdet', 'mmseg', 'cv2', 'pycocotools', 'PIL'),
         'mmssm[onedl]',
     ),
+    **dict.fromkeys(('mmpretrain', 'torchvision'), 'mmssm[pretrain]'),
     'gdown': 'mmssm[download]',
     'safetensors': 'mmssm[safetensors]',
     **dict.fromkeys(('onnx', 'onnxscript', 'onnxruntime'), 'mmssm[onnx]'),

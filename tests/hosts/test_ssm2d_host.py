@@ -14,11 +14,12 @@ from ssm2d_hosts import (
     each_host,
     evaluated,
     loss_of,
+    mixes,
     outputs_of,
 )
 from torch import nn
 
-from mmssm.hosts import adding, ssm2d_host
+from mmssm.hosts import SSM2DHost, adding, ssm2d_host
 from mmssm.registry import MODELS
 
 
@@ -221,3 +222,51 @@ def test_other_bad_options_are_named():
         build('vit', host=dict(patch_size=14), pyramid=None)
     with pytest.raises(ValueError, match='output_cls_token=False'):
         build('vit', host=dict(output_cls_token=True))
+    with pytest.raises(ValueError, match="mixer is 's4nd'; expected one of"):
+        build('vit', mixer='s4nd')
+
+
+@each_case
+def test_the_moving_average_takes_the_place_of_the_layer(name, place):
+    """As in the authors' tables, with an average of our own for each place."""
+    model = evaluated(build(name, place=place, start='published', mixer='ema'))
+    other = evaluated(build(name, place=place, start='published'))
+    found = {n: type(m.ssm2d).__name__ for n, m in mixes(model).items()}
+    assert set(found.values()) == {'ExponentialMovingAverage'}
+    assert found.keys() == mixes(other).keys()
+    assert {m.ssm2d.gamma.shape[2] for m in mixes(model).values()} == {2}
+    x = torch.randn(1, 3, 64, 64)
+    seen = []
+    first = next(iter(mixes(model).values()))
+    first.register_forward_hook(lambda mix, args, y: seen.append((args[0], y)))
+    with torch.no_grad():
+        assert [y.shape for y in model(x)] == [y.shape for y in other(x)]
+        maps, mixed = seen[0]
+        assert torch.equal(mixed, first.ssm2d(maps))
+    identity = build(name, place=place, start='identity', mixer='ema')
+    loss_of(outputs_of(identity, x)).backward()
+    assert all(m.gain.grad is not None for m in mixes(identity).values())
+
+
+class Vectors(nn.Module):
+    """A ViT that gives the vectors of its class token, as mmpretrain's does."""
+
+    def __init__(self):
+        super().__init__()
+        self.vit = bare('vit', output_cls_token=True)
+
+    def forward(self, x):
+        return tuple(vector for _, vector in self.vit(x))
+
+
+def test_vectors_of_a_classifier_are_left_as_they_are():
+    x = torch.randn(2, 3, 64, 64)
+    host = evaluated(Vectors())
+    expected = host(x)
+    assert expected[0].dim() == 2
+    model = SSM2DHost(host, pyramid=False, num_states=2)
+    assert all(map(torch.equal, model(x), expected))
+    assert len(mixes(model)) == 4
+    assert not hasattr(model, 'strides')
+    with pytest.raises(ValueError, match='gives something else than maps'):
+        SSM2DHost(Vectors(), num_states=2)

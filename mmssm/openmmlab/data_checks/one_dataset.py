@@ -85,6 +85,8 @@ def check_dataset(
             return
         if names is None and leaf.bases & {'BaseDetDataset', 'BaseSegDataset'}:
             names = class_names(report, leaf, parsed)
+        if names is None and 'CustomDataset' in leaf.bases:
+            _compare_folders(report, cfg, leaf, parsed, seen)
         pictures = _check_parsed(report, cfg, leaf, parsed, names, depth)
     loader = leaf.key.split('_')[0]
     paths = seen.pictures.setdefault(loader, [])
@@ -118,6 +120,22 @@ def _compare_names(
         return
     for what, fix in conflicts(cfg, named):
         report.error(what, fix)
+
+
+def _compare_folders(
+    report: Report, cfg: Mapping, leaf: Leaf, parsed: Parsed, seen: Seen
+) -> None:
+    """Classes of mmpretrain that are folders against other datasets and the head."""
+    from mmssm.openmmlab.engine.classes import Named, conflicts
+
+    names = class_names(report, leaf, parsed)
+    if names is None:
+        return
+    before = report.errors
+    _compare_names(report, cfg, leaf, names, seen)
+    if report.errors == before:
+        for what, fix in conflicts(cfg, Named(leaf.key, names)):
+            report.error(what, fix)
 
 
 def _check_format(

@@ -13,6 +13,7 @@ from mmssm.openmmlab.engine.paths import missing_paths
 from mmssm.openmmlab.engine.progress import ProgressHook
 from mmssm.openmmlab.engine.randomness import ResumableRandomnessHook
 from mmssm.openmmlab.engine.saving import CheckpointHook
+from mmssm.openmmlab.engine.self_distillation import MESAHook
 from mmssm.openmmlab.engine.stopping import StopHook
 from mmssm.openmmlab.errors import UserError
 
@@ -23,6 +24,7 @@ __all__ = [
     'Float16OptimWrapper',
     'GradientCheckHook',
     'LayerDecayOptimizerConstructor',
+    'MESAHook',
     'NonFiniteLossHook',
     'ProgressHook',
     'ResumableRandomnessHook',

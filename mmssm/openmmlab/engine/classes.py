@@ -12,6 +12,7 @@ from mmssm.openmmlab.errors import UserError
 # those whose num_classes is the number of the data's classes in every detector and
 # segmenter; heads for regions, points or stuff have numbers of their own
 HEADS = ('bbox_head', 'mask_head', 'decode_head', 'auxiliary_head')
+HEADS += ('head', 'data_preprocessor')  # of mmpretrain, which both count
 OTHER_TASKS = ('STDCHead',)  # auxiliary heads that tell edges from the rest
 # models with one of these parts take the classes as text; trackers have a detector of
 # their own, whose classes the data of a track need not be

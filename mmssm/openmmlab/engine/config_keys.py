@@ -90,13 +90,14 @@ FIXED: dict[str, tuple[str, set[str]]] = {
 BUILT = re.compile(
     r'.*_dataloader(\.dataset)+|.*_dataloader\.(batch_)?sampler|.*_evaluator|visualizer'
     r'|param_scheduler|optim_wrapper\.optimizer|default_hooks\.\w+|(tta_)?model'
-    r'|model\.(backbone|neck|data_preprocessor|\w+_head)'
+    r'|model\.(backbone|neck|data_preprocessor|(\w+_)?head)'
 )
 WRAPS = {'dataset', 'datasets'}
 LISTED = ('pipeline', 'vis_backends', 'datasets')
 # below these a config has names of its user's own, or of another library
 FREE = {'metainfo', 'init_cfg', 'backend_args', 'detector', 'diffusion_cfg'}
-PACKAGES = {'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmssm'}
+HOSTS = ('mmdet', 'mmseg', 'mmpretrain')
+PACKAGES = {'mmengine', 'mmcv', 'mmssm', *HOSTS}
 
 
 def _text(value: object, given: Given) -> str | None:
@@ -104,6 +105,8 @@ def _text(value: object, given: Given) -> str | None:
 
 
 def _texts(value: object, given: Given) -> str | None:
+    if isinstance(value, str):  # of mmpretrain, where a folder has no name
+        return None
     each = value.values() if isinstance(value, Mapping) else [0]
     return None if all(v is None or _text(v, {}) is None for v in each) else 'a dict'
 
@@ -158,10 +161,11 @@ def candidates(kind: object, foreign: bool = False) -> list[Callable]:
     if not isinstance(kind, str) or not kind:
         return [kind] if callable(kind) else []
     scope = DefaultScope.get_current_instance()
+    home = scope.scope_name if scope else 'mmengine'
     names = [kind]
-    if foreign and '.' not in kind:
+    if foreign and '.' not in kind and home != 'mmpretrain':
         names += [f'{other}.{kind}' for other in ('mmdet', 'mmseg')]
-    found = [_find(name, scope.scope_name if scope else 'mmengine') for name in names]
+    found = [_find(name, home) for name in names]
     return [one for group in found for one in group]
 
 
@@ -295,7 +299,8 @@ def _check_prefixes(key: str, node: Mapping) -> None:
             default = inspect.signature(init).parameters.get('data_prefix')
             if default is not None and isinstance(default.default, Mapping):
                 known |= {*default.default}
-    for name in node.get('data_prefix') or ():
+    folders = node.get('data_prefix')
+    for name in folders if isinstance(folders, Mapping) else ():
         close = difflib.get_close_matches(name, known - {name}, 1, 0.7)
         if close and name not in known and name not in _words():
             raise UserError(
@@ -315,7 +320,7 @@ def _require_accepted(part: Mapping, key: str, name: str) -> None:
     """Require what the class has an argument for, and what it cannot do without."""
     for built in candidates(part.get('type')):
         package = built.__module__.partition('.')[0]
-        if package in ('mmdet', 'mmseg') and name in (accepted(built) or ()):
+        if package in HOSTS and name in (accepted(built) or ()):
             _require(part, key, name)
 
 

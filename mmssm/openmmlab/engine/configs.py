@@ -11,7 +11,23 @@ from mmengine.config import Config, ConfigDict
 from mmssm.layers.arguments import shown
 from mmssm.openmmlab.errors import MissingPackage, UserError
 
-DETECTION, SEGMENTATION = 'mmdet', 'mmseg'
+DETECTION, SEGMENTATION, CLASSIFICATION = SCOPES = 'mmdet', 'mmseg', 'mmpretrain'
+# what the visualization hook of each calls its switch, and what saves predictions
+DRAW = {DETECTION: 'draw', SEGMENTATION: 'draw', CLASSIFICATION: 'enable'}
+DUMPS = {DETECTION: 'mmdet.DumpDetResults', CLASSIFICATION: 'DumpResults'}
+# how a detection test packs a view that was flipped
+DETECTED = {
+    'type': 'PackDetInputs',
+    'meta_keys': (
+        'img_id',
+        'img_path',
+        'ori_shape',
+        'img_shape',
+        'scale_factor',
+        'flip',
+        'flip_direction',
+    ),
+}
 
 
 def read_config(
@@ -41,7 +57,7 @@ def read_config(
                 f'--cfg-options {" ".join(options)} does not fit the config: {error}'
             ) from error
     scope = cfg.get('default_scope')
-    if scope in (DETECTION, SEGMENTATION) and find_spec(scope) is None:
+    if scope in SCOPES and find_spec(scope) is None:
         raise MissingPackage(scope)
     cfg.work_dir = work_dir or cfg.get('work_dir') or f'work_dirs/{Path(path).stem}'
     return cfg
@@ -67,13 +83,13 @@ def require_together(cfg: Config, loader: str) -> None:
 
 
 def task_scope(cfg: Config) -> str:
-    """'mmdet' or 'mmseg', whichever library the config's model belongs to."""
+    """'mmdet', 'mmseg' or 'mmpretrain', whichever the config's model belongs to."""
     kind = str(cfg.model.get('type', ''))
     scope = kind.split('.')[0] if '.' in kind else cfg.get('default_scope')
-    if scope not in (DETECTION, SEGMENTATION):
+    if scope not in SCOPES:
         raise UserError(
             f'the config has default_scope={cfg.get("default_scope")!r}; this option '
-            f'needs {DETECTION!r} or {SEGMENTATION!r}'
+            f'needs one of {", ".join(map(repr, SCOPES))}'
         )
     return scope
 
@@ -93,44 +109,55 @@ def enable_drawing(cfg: Config, folder: str | None, show: bool, wait: float) -> 
     if hook is None:
         raise UserError(
             '--show and --show-dir need default_hooks.visualization in the config, '
-            "such as dict(type='DetVisualizationHook') or "
-            "dict(type='SegVisualizationHook')"
+            "such as dict(type='DetVisualizationHook'), "
+            "dict(type='SegVisualizationHook') or, in mmpretrain, "
+            "dict(type='VisualizationHook')"
         )
-    hook.update(draw=True, interval=1)  # every image: one mmseg skips by interval
+    # every image: one mmseg skips by interval
+    hook.update(interval=1, **{DRAW[task_scope(cfg)]: True})
     if show:
         hook['show'] = True
         hook['wait_time'] = wait
     if folder and task_scope(cfg) == DETECTION:
         hook['test_out_dir'] = str(Path(folder).resolve())
+    elif folder and task_scope(cfg) == CLASSIFICATION:
+        hook['out_dir'] = folder
     elif folder:
         cfg.visualizer['save_dir'] = folder
 
 
 def enable_saving(cfg: Config, out: str) -> None:
-    """Save predictions: to a pickle (detection) or a folder of maps (segmentation)."""
+    """Save predictions: to a pickle, or of a segmentation to a folder of maps."""
     if task_scope(cfg) == SEGMENTATION:
         for evaluator in _as_list(cfg.test_evaluator):
             evaluator.update(output_dir=out, keep_results=True)
         return
     if not out.endswith(('.pkl', '.pickle')):
-        raise UserError(f'--out is {out!r}; detection needs a name ending in .pkl')
-    dump = {'type': 'mmdet.DumpDetResults', 'out_file_path': out}
+        raise UserError(
+            f'--out is {out!r}; detection and classification need a name ending in .pkl'
+        )
+    kind = DUMPS[task_scope(cfg)]
+    dump = {'type': kind, 'out_file_path': out}
     cfg.test_evaluator = [*_as_list(cfg.test_evaluator), ConfigDict(dump)]
 
 
 def enable_tta(cfg: Config) -> None:
     """Test with the augmentation of the config's tta_model and tta_pipeline.
 
-    A detection config without them gets flipping and mmdet's merging by NMS.
+    Without them, detection gets flipping and mmdet's merging by NMS, classification
+    flipping and the mean of the scores.
     """
     dataset = cfg.test_dataloader.dataset
     while 'dataset' in dataset:
         dataset = dataset.dataset
+    if task_scope(cfg) == CLASSIFICATION:
+        cfg.setdefault('tta_model', {'type': 'AverageClsScoreTTA'})
+        cfg.setdefault('tta_pipeline', _flipping(dataset.pipeline, {}))
     if task_scope(cfg) == DETECTION:
         nms = {'type': 'nms', 'iou_threshold': 0.5}
         merging = {'nms': nms, 'max_per_img': 100}
         cfg.setdefault('tta_model', {'type': 'DetTTAModel', 'tta_cfg': merging})
-        cfg.setdefault('tta_pipeline', _flipping(dataset.pipeline))
+        cfg.setdefault('tta_pipeline', _flipping(dataset.pipeline, DETECTED))
     absent = [key for key in ('tta_model', 'tta_pipeline') if key not in cfg]
     if not absent and str(cfg.tta_model.get('type')).endswith('DetTTAModel'):
         _refuse_masks(cfg.model, 'model')
@@ -198,18 +225,12 @@ def _as_list(evaluators: dict | list[dict]) -> list[dict]:
     return [evaluators] if isinstance(evaluators, Mapping) else list(evaluators)
 
 
-def _flipping(pipeline: list[dict]) -> list[dict]:
-    """The pipeline of a test with its last step, packing, done twice: flipped too."""
-    meta_keys = (
-        'img_id',
-        'img_path',
-        'ori_shape',
-        'img_shape',
-        'scale_factor',
-        'flip',
-        'flip_direction',
-    )
+def _flipping(pipeline: list[dict], pack: Mapping) -> list[dict]:
+    """The pipeline of a test with its last step, packing, done twice: flipped too.
+
+    pack: settings of that step which the merging needs.
+    """
     flips = [{'type': 'RandomFlip', 'prob': prob} for prob in (1.0, 0.0)]
-    pack = {'type': 'PackDetInputs', 'meta_keys': meta_keys}
-    both = {'type': 'TestTimeAug', 'transforms': [flips, [pack]]}
+    packing = {**pipeline[-1], **pack}
+    both = {'type': 'TestTimeAug', 'transforms': [flips, [packing]]}
     return [*pipeline[:-1], ConfigDict(both)]

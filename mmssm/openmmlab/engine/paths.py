@@ -8,6 +8,9 @@ from mmengine.config import Config
 from mmssm.openmmlab.errors import UserError
 from mmssm.weights import RELEASED
 
+# of mmpretrain: datasets whose split is a folder
+SPLITS = ('ImageNet', 'mmpretrain.ImageNet')
+
 
 def missing_paths(
     cfg: Config, loaders: Sequence[str] = ('train', 'val', 'test')
@@ -86,6 +89,13 @@ def _dataset_paths(dataset: Mapping, key: str) -> Iterator[tuple[str, str]]:
     root = dataset.get('data_root') or ''
     if dataset.get('ann_file'):
         yield f'{key}.ann_file', os.path.join(root, dataset['ann_file'])
-    for name, prefix in (dataset.get('data_prefix') or {}).items():
+    folders = dataset.get('data_prefix') or {}
+    if isinstance(folders, str):
+        yield f'{key}.data_prefix', os.path.join(root, folders)
+        return
+    if not folders and dataset.get('type') in SPLITS and not dataset.get('ann_file'):
+        split = dataset.get('split') or ''
+        yield f'{key}.split' if split else f'{key}.data_root', os.path.join(root, split)
+    for name, prefix in folders.items():
         if root or prefix:
             yield f'{key}.data_prefix.{name}', os.path.join(root, prefix)

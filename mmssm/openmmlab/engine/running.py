@@ -127,7 +127,8 @@ def evaluate(
     """Evaluate a checkpoint as a config says; returns the metrics.
 
     checkpoint: a file of ours, or 'official': the detector or segmenter that was
-    released for a config of this name, downloaded and converted once.
+    released for a config of this name, or the classifier of its backbone, downloaded
+    and converted once.
     Raises UserError for what the user can put right, among it a checkpoint whose keys
     are not those of the model.
     """

@@ -37,7 +37,10 @@ def changed(configs, task, changes):
 
 @pytest.mark.parametrize('path', sorted((ROOT / 'configs').glob('[!_]*/[!_]*.py')))
 def test_our_own_configs_pass(path):
-    check_config(Config.fromfile(path))
+    cfg = Config.fromfile(path)
+    if cfg.default_scope == 'mmpretrain':  # its classes are what is looked for
+        pytest.importorskip('mmpretrain')
+    check_config(cfg)
 
 
 @pytest.mark.parametrize('package', [mmdet, mmseg], ids=lambda p: p.__name__)

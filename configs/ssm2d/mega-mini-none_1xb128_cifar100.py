@@ -1,0 +1,3 @@
+_base_ = './mega-mini-ssm2d_1xb128_cifar100.py'
+
+model = dict(backbone=dict(mixer='none'))

@@ -1,0 +1,3 @@
+_base_ = './mega-t-ssm2d_8xb128_in1k.py'
+
+model = dict(backbone=dict(mixer='none'))

@@ -1,0 +1,13 @@
+_base_ = './swin-mini_1xb128_cifar100.py'
+
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='mmssm.SSM2DHost',
+        host=_base_.model.backbone,
+        start='published',
+        directions=4,
+        num_states=16,
+        num_ssms=1,
+    )
+)
