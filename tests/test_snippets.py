@@ -41,6 +41,11 @@ SHORT = {
     'num_workers': 0,
     'persistent_workers': False,
     'interval': 1,
+    # regions of interest, and the widths of heads
+    'num': 16,
+    'nms_pre': 50,
+    'max_per_img': 10,
+    'fc_out_channels': 32,
 }
 PLAIN = ('cp', 'ln', 'ls', 'mkdir')
 FILE = re.compile(r'# ([\w/-]+\.py)\n')
@@ -67,7 +72,7 @@ def run_here(page: Path) -> bool:
 def made(tmp_path_factory):
     """The demo's data with few pictures."""
     folder = tmp_path_factory.mktemp('made')
-    data.make(folder / 'demo', 0, dict(train=8, val=4))
+    data.make(folder / 'demo', 0, dict(train=4, val=2))
     return folder / 'demo'
 
 
@@ -101,13 +106,23 @@ def shortening(fromfile):
 
 
 def shortened(part, name=''):
-    """A part of a config with small pictures, few iterations and random weights."""
+    """A part of a config with small pictures and models, and few iterations."""
     if isinstance(part, dict):
         if name == 'init_cfg' and part.get('type') == 'Pretrained':
             return None
         cut = {key: SHORT.get(key, shortened(part[key], key)) for key in part}
         if name == 'train_dataloader':
             cut['batch_size'] = 2
+        if name == 'train_cfg' and 'max_epochs' in cut:
+            cut['val_interval'] = 1
+        if name == 'checkpoint':
+            cut['save_optimizer'] = False
+        if name in ('decode_head', 'auxiliary_head'):
+            cut['channels'] = 16
+        if part.get('arch') == 'tiny':  # as wide, for the necks, and not as deep
+            cut['arch'] = dict(channels=64, depths=(1, 1, 1, 1))
+        if name == 'visualizer':
+            cut.pop('name', None)
         return ConfigDict(cut)
     if isinstance(part, list | tuple):
         if name in SMALL and all(isinstance(one, int) for one in part):
@@ -131,7 +146,7 @@ def run(words: list[str], monkeypatch) -> None:
             getattr(cli, name)(words[1:])
         elif words[0] == 'python':
             rest = words[2:] if words[1] == '-m' else words[1:]
-            rest += ['--train=8', '--val=4'] * (rest[0] == 'tools.demo.data')
+            rest += ['--train=4', '--val=2'] * (rest[0] == 'tools.demo.data')
             monkeypatch.setattr(sys, 'argv', rest)
             how = runpy.run_module if words[1] == '-m' else runpy.run_path
             how(rest[0], run_name='__main__')
