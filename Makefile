@@ -4,8 +4,9 @@ PYTHON ?= python3
 STACK ?= onedl
 VENV = $(if $(filter openmmlab,$(STACK)),.venv-openmmlab,.venv)
 RUN = $(VENV)/bin/python
+DOCS = .venv-docs
 
-.PHONY: help setup demo test doctor lint clean distclean
+.PHONY: help setup demo test doctor lint docs clean distclean
 .NOTPARALLEL:
 
 help:
@@ -14,6 +15,7 @@ help:
 	@echo "make test     set up and run the tests; ARGS='tests/ops -x' goes to pytest"
 	@echo 'make doctor   set up and report on this machine and its packages'
 	@echo 'make lint     set up and run ruff'
+	@echo 'make docs     build the site of the pages in site/, in its own environment'
 	@echo 'make clean    remove caches and build leftovers'
 	@echo 'make distclean   also remove the environments'
 	@echo
@@ -45,10 +47,20 @@ lint: setup
 	@$(RUN) -m ruff check .
 	@$(RUN) -m ruff format --check .
 
+docs: $(DOCS)/ready
+	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict
+	@echo 'The site is in site/: open site/index.html; for its search serve it:' \
+	  '$(PYTHON) -m http.server -d site'
+
+$(DOCS)/ready: requirements/docs.txt
+	@'$(PYTHON)' -m venv $(DOCS)
+	@$(DOCS)/bin/python -m pip install -q -r requirements/docs.txt
+	@touch $@
+
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist site *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -path './.venv*' -prune -o -name __pycache__ -type d -prune \
 	  -exec rm -rf {} +
 
 distclean: clean
-	rm -rf .venv .venv-openmmlab mmssm/.mim
+	rm -rf .venv .venv-openmmlab $(DOCS) mmssm/.mim

@@ -8,7 +8,6 @@ Scripts are run, with `python` and `srun` replaced by what prints its arguments.
 import argparse
 import re
 import runpy
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -17,16 +16,10 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
+from pages import PAGES, ROOT, blocks, commands_of
 
 from mmssm.openmmlab import cli
 
-ROOT = Path(__file__).resolve().parents[1]
-PAGES = [
-    ROOT / 'README.md',
-    ROOT / 'CONTRIBUTING.md',
-    *sorted(ROOT.glob('docs/*.md')),
-    *sorted(ROOT.glob('configs/*/README.md')),
-]
 # commands that a test leaves alone, and why
 NOT_RUN = {
     'make': 'sets up the environment of the tests; test_readme has its targets',
@@ -50,31 +43,21 @@ class Parsed(Exception):  # noqa: N818 (no error: the end of what is tried)
     pass
 
 
-def blocks(language):
-    for page in PAGES:
-        pattern = rf'^ *```{language}\n(.*?)^ *```'
-        for text in re.findall(pattern, page.read_text(), re.DOTALL | re.MULTILINE):
-            yield page, text
-
-
 def commands():
     """Pairs (page, words), with the variables of a page and placeholders filled in."""
     of_pages = {page: {} for page in PAGES}
-    for page, text in blocks('bash'):
-        values = of_pages[page]
-        for line in text.replace('\\\n', ' ').splitlines():
-            words = shlex.split(line, comments=True)
-            while words and re.fullmatch(r'[A-Z_]+=.*', words[0]):
-                name, _, value = words.pop(0).partition('=')
-                values[name] = value
-            if words:
-                yield page, [filled(word, page, values) for word in words]
+    for block in blocks('bash'):
+        for words in commands_of(block.text, of_pages[block.page]):
+            yield block.page, [filled(word, block.page) for word in words]
 
 
-def filled(word, page, values):
-    word = re.sub(r'\$(\w+)', lambda found: values[found[1]], word)
+def filled(word, page):
     config = next(page.parent.glob('*_*.py'), 'CONFIG')
     return {'CONFIG': str(config), 'BANDWIDTH': '4e9'}.get(word, word)
+
+
+def pythons():
+    return ((block.page, block.text) for block in blocks('python'))
 
 
 def name_of(value):
@@ -148,7 +131,7 @@ def of_script(words, folder):
     return ['python', *lines[tool:]]
 
 
-@pytest.mark.parametrize(('page', 'text'), blocks('python'), ids=lambda v: str(v)[-20:])
+@pytest.mark.parametrize(('page', 'text'), pythons(), ids=lambda v: str(v)[-20:])
 def test_python(page, text, tmp_path):
     reason = next((why for start, why in PARTS.items() if start in text), None)
     if reason:
@@ -183,5 +166,5 @@ def test_nothing_is_left_alone_for_nothing():
         word for word in first if word.startswith('mmssm-') or word.endswith('.sh')
     }
     assert len(first - NOT_RUN.keys()) >= 8
-    texts = [text for _, text in blocks('python')]
+    texts = [text for _, text in pythons()]
     assert all(any(start in text for text in texts) for start in PARTS)

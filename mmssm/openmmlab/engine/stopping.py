@@ -51,6 +51,7 @@ class StopHook(Hook):
     def __init__(self, resume: str = 'the same command with --resume') -> None:
         self.resume = resume
         self.received = 0
+        self._process = os.getpid()
         self._before: dict[int, Callable | int | None] = {}
 
     def before_train(self, runner: Runner) -> None:
@@ -58,6 +59,7 @@ class StopHook(Hook):
             loader = getattr(loop, 'dataloader', None)  # some runs have no validation
             if isinstance(loader, DataLoader):
                 loader.worker_init_fn = partial(_deaf, loader.worker_init_fn)
+        self._process = os.getpid()
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 self._before[number] = signal.signal(number, self._receive)
@@ -94,6 +96,11 @@ class StopHook(Hook):
             signal.signal(*self._before.popitem())
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:
+            # a forked process, such as those of VOCMetric, which ends them by SIGTERM
+            if number == signal.SIGTERM:
+                os._exit(128 + number)
+            return
         self.received = self.received or number
 
     def _stop(self, runner: Runner, number: int, iteration: int) -> None:

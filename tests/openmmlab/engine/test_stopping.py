@@ -1,9 +1,12 @@
 """SIGTERM and SIGUSR1 save the run, and --resume goes on as if nothing had been."""
 
 import itertools
+import multiprocessing
+import os
 import re
 import signal
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +14,7 @@ from openmmlab.engine import toy
 from openmmlab.engine.test_distributed import run, start
 
 from mmssm.openmmlab import cli
-from mmssm.openmmlab.engine.stopping import resume_command
+from mmssm.openmmlab.engine.stopping import StopHook, resume_command
 
 NUMBERS = itertools.count()
 HOOK = "dict(type='SignalHook', after={}, number={}, rank={})"
@@ -143,3 +146,23 @@ def test_resume_command():
     cfg.launcher = 'pytorch'
     command = resume_command(cfg, ['c.py'], dict(LOCAL_WORLD_SIZE='2'))
     assert command == "tools/dist_train.sh c.py 2 --work-dir 'a dir' --resume"
+
+
+def test_processes_that_a_metric_forks_can_be_ended():
+    hook = StopHook()
+    hook.before_train(SimpleNamespace(train_loop=None, val_loop=None))
+    try:
+        worker = multiprocessing.get_context('fork').Process(
+            target=time.sleep, args=(60,)
+        )
+        worker.start()
+        os.kill(worker.pid, signal.SIGUSR1)  # of a scheduler, to every process
+        worker.join(0.5)
+        assert worker.is_alive()
+        worker.terminate()
+        worker.join(20)
+        assert not worker.is_alive()
+        assert not hook.received
+    finally:
+        hook.restore()
+        worker.kill()
