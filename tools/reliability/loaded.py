@@ -1,0 +1,53 @@
+"""A hook that writes down what a training holds, and ends it when the time is over."""
+
+import json
+import os
+import time
+
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+PAGE = os.sysconf('SC_PAGE_SIZE')
+
+
+@HOOKS.register_module()
+class LoadHook(Hook):
+    """A line for each step: number, memory in MB, open files, CPU seconds, loss.
+
+    seconds: of training, from the first step.  file: of the lines.
+    """
+
+    priority = 'LOWEST'
+
+    def __init__(self, seconds: float, file: str) -> None:
+        self.seconds, self.file = seconds, file
+
+    def before_train(self, runner: Runner) -> None:
+        """Start the clock."""
+        self.begin = time.monotonic()
+
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: object = None
+    ) -> None:
+        """Start the step's."""
+        self.start = time.process_time()  # others may use the machine
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: object = None,
+        outputs: dict | None = None,
+    ) -> None:
+        """Write the line."""
+        took = time.process_time() - self.start
+        with open('/proc/self/statm') as file:
+            memory = int(file.read().split()[1]) * PAGE / 1e6
+        files = len(os.listdir('/proc/self/fd'))
+        loss = float(outputs['loss'])
+        line = [runner.iter + 1, memory, files, took, loss]
+        with open(self.file, 'a') as file:
+            file.write(f'{json.dumps(line)}\n')
+        if time.monotonic() - self.begin > self.seconds:
+            runner.train_loop.stop_training = True
