@@ -41,7 +41,7 @@ def test_the_formula(kind, project):
 
 
 def test_it_is_built_by_its_name_and_starts_as_the_released_one():
-    neck = MODELS.build(dict(type='NormedPooling', in_channels=400, project=True))
+    neck = MODELS.build(dict(type='mmssm.NormedPooling', in_channels=400, project=True))
     weight = neck.project.linear.weight
     assert weight.std().item() == pytest.approx(0.02, rel=0.02)
     assert not neck.project.linear.bias.any()

@@ -36,7 +36,13 @@ def test_our_configs_agree():
     assert len(paths) > 10
     for path in paths:
         cfg = Config.fromfile(path)
-        assert in_channels(cfg) == 3, path
+        innermost = cfg.model.backbone
+        while 'host' in innermost:
+            innermost = innermost.host
+        # packages that the config does not need otherwise may not be there
+        foreign = innermost.type.split('.')[0] not in ('mmssm', cfg.default_scope)
+        optional = cfg.default_scope == 'mmpretrain'
+        assert in_channels(cfg) in ((3, None) if foreign or optional else (3,)), path
         check_agreement(cfg, ('train', 'val', 'test'))
 
 

@@ -101,7 +101,7 @@ def test_saving_predictions():
     configs.enable_saving(cfg, 'folder')
     assert cfg.test_evaluator.output_dir == 'folder'
     assert cfg.test_evaluator.keep_results
-    with pytest.raises(UserError, match="needs 'mmdet' or 'mmseg'"):
+    with pytest.raises(UserError, match="needs one of 'mmdet', 'mmseg'"):
         configs.enable_saving(detection(default_scope='mmpose'), 'out.pkl')
 
 
