@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from mmssm.weights import files, load_file
+from tools.reliability.files import damaged
 
 SECONDS, BYTES = 5, 2**29
 
@@ -123,14 +124,3 @@ def test_flipped_and_cut_files_are_read_or_named(legacy, tmp_path):
             seen['named' if 'a.pth' in str(error) else 'unnamed'] += 1
     assert seen['named'] > 50
     assert not seen['unnamed']
-
-
-def damaged(good: bytes, dice: random.Random) -> bytes:
-    """Some bytes changed, most of them at the front; one in five cut off."""
-    content = bytearray(good)
-    for _ in range(dice.choice([1, 1, 2, 4])):
-        place = dice.randrange(min(len(content), dice.choice([700, len(content)])))
-        content[place] = dice.randrange(256)
-    if dice.random() < 0.2:
-        del content[dice.randrange(len(content)) :]
-    return bytes(content)
