@@ -196,7 +196,9 @@ def test_ports(capsys):
     assert launch.is_free(launch.read_nodes({}).port)
 
 
-def test_a_node_says_for_whom_it_waits(capsys):
+def test_a_node_says_for_whom_it_waits(capsys, monkeypatch):
+    # other tests of this process may have left servers of multiprocessing behind
+    monkeypatch.setattr(launch, 'has_children', lambda: False)
     nodes = launch.Nodes(3, 0, '127.0.0.1', int(free_port()))
     assert launch.whom(nodes) == 'node 0, which does not answer'
     limit = timedelta(seconds=5)
