@@ -217,6 +217,12 @@ def test_a_node_says_for_whom_it_waits(capsys, monkeypatch):
     assert re.match(rf'node 0 of 3 has waited \d+ s at {place} for 1 of them: 2', text)
 
 
+def test_a_process_knows_that_it_has_children():
+    with subprocess.Popen(['sleep', '60']) as child:
+        assert launch.has_children()
+        child.kill()
+
+
 def test_a_rank_says_for_whom_it_waits(capsys):
     place = dict(WORLD_SIZE='4', MASTER_ADDR='host', MASTER_PORT='29')
     for rank, whom in (('0', '3 others'), ('2', 'rank 0')):
