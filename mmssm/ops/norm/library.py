@@ -59,9 +59,11 @@ class _Norm(Function):
         rows, weight, bias, mean, rstd = ctx.saved_tensors
         if torch.is_grad_enabled():  # of second order: exact, and not sparing
             wide = F.layer_norm(rows.float(), weight.shape, weight, bias, ctx.eps)
-            inputs = (rows, weight, bias)
-            grads = torch.autograd.grad(wide, inputs, grad.float(), create_graph=True)
-            return *grads, None
+            needs = ctx.needs_input_grad[:3]
+            inputs = [t for t, n in zip((rows, weight, bias), needs, strict=True) if n]
+            found = torch.autograd.grad(wide, inputs, grad.float(), create_graph=True)
+            grads = iter(found)
+            return *(next(grads) if need else None for need in needs), None
         of_rows = None
         if ctx.needs_input_grad[0]:
             of_rows, *_ = torch.ops.aten.native_layer_norm_backward(
