@@ -8,7 +8,7 @@ import torch
 
 from mmssm.ops import dispatch
 from tools.reliability import arguments, files, mutants, numerics, run, suites
-from tools.reliability.check import Check, Clock, Outcome
+from tools.reliability.check import ROOT, Check, Clock, Outcome
 
 ONE = Check('Some', 'things', lambda clock, seed: Outcome(2, ['it fell'], 'a word'), 3)
 
@@ -110,7 +110,7 @@ def test_a_part_of_the_suite_is_counted(tmp_path):
     assert 'test_bad' in failure
     for check in suites.checks():
         for file in check.run.args[0]:
-            assert (suites.ROOT / file).is_file(), file
+            assert (ROOT / file).is_file(), file
 
 
 SOURCE = b'''"""1 < 2"""

@@ -1,8 +1,14 @@
 """What a check of reliability is, and what comes of it."""
 
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Outcome(NamedTuple):
@@ -49,3 +55,13 @@ class Check(NamedTuple):
     run: Callable[[Clock, int], Outcome]
     cases: int
     weight: float = 1.0
+
+
+def python(*arguments: str | os.PathLike) -> subprocess.CompletedProcess[str]:
+    """Run Python at the root, where it finds the package, the tools and the tests."""
+    places = [str(ROOT), str(ROOT / 'tests'), os.environ.get('PYTHONPATH', '')]
+    environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(filter(None, places))}
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True
+    )

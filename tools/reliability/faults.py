@@ -1,15 +1,9 @@
 """Trainings that are killed, and go on as though they had not been."""
 
 import json
-import os
-import subprocess
-import sys
 from functools import partial
-from pathlib import Path
 
-from tools.reliability.check import Check, Clock, Outcome
-
-ROOT = Path(__file__).resolve().parents[2]
+from tools.reliability.check import Check, Clock, Outcome, python
 
 
 def checks() -> list[Check]:
@@ -27,18 +21,8 @@ def checks() -> list[Check]:
 
 def _kill(kind: str, clock: Clock, seed: int, most: int = 25) -> Outcome:
     """By a process that has computed nothing, which forks the trainings."""
-    places = [str(ROOT), str(ROOT / 'tests'), os.environ.get('PYTHONPATH', '')]
-    environment = {
-        **os.environ,
-        'PYTHONPATH': os.pathsep.join(places),
-        'OMP_NUM_THREADS': '1',
-    }
     module = 'tools.reliability.killed'
-    numbers = [str(most), str(seed), str(clock.left)]
-    done = subprocess.run(
-        [sys.executable, '-m', module, kind, *numbers],
-        **{'capture_output': True, 'text': True, 'env': environment},
-    )
+    done = python('-m', module, kind, str(most), str(seed), str(clock.left))
     if done.returncode:
         return Outcome(0, [f'{module} ended with {done.stderr[-2000:]}'])
     found = json.loads(done.stdout.splitlines()[-1])

@@ -2,9 +2,6 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -17,9 +14,8 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import DefaultScope
 
 import mmssm.registry  # noqa: F401 (registers the backbones)
-from tools.reliability.check import Check, Clock, Outcome
+from tools.reliability.check import ROOT, Check, Clock, Outcome, python
 
-ROOT = Path(__file__).resolve().parents[2]
 STEPS = 100_000  # as many as two hours have
 MODELS = ('mila', 'spatialmamba', 'swin-ssm2d', 'vmamba', 'vminet')
 DEMO = 2_000  # steps of a demo model
@@ -62,18 +58,13 @@ def checks() -> list[Check]:
 
 def _train(workers: int, clock: Clock, seed: int, every: int = 100) -> Outcome:
     """The command, as long as there is time; it validates and saves now and then."""
-    places = [str(ROOT), str(ROOT / 'tests'), os.environ.get('PYTHONPATH', '')]
-    environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(places)}
     with tempfile.TemporaryDirectory() as name:
         lines = Path(name, 'lines')
         config = _config(
             Path(name), workers, seconds=clock.left, every=every, file=lines
         )
-        command = [sys.executable, 'tools/train.py', str(config)]
-        command += [f'--work-dir={name}/run', f'--cfg-options=randomness.seed={seed}']
-        done = subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True
-        )
+        options = [f'--work-dir={name}/run', f'--cfg-options=randomness.seed={seed}']
+        done = python('tools/train.py', config, *options)
         if done.returncode:
             return Outcome(0, [f'the training ended with {done.stderr[-2000:]}'])
         return judged([json.loads(line) for line in lines.read_text().splitlines()])
@@ -85,9 +76,7 @@ def _config(folder: Path, workers: int, **values: object) -> Path:
         "root = Path(sys.argv[1]); tiny.write_data(root / 'data'); "
         "tiny.write_config(root, 'segmentation')"
     )
-    places = os.pathsep.join([str(ROOT), str(ROOT / 'tests')])
-    command = [sys.executable, '-c', script, str(folder)]
-    subprocess.run(command, check=True, env={**os.environ, 'PYTHONPATH': places})
+    python('-c', script, folder).check_returncode()
     path = folder / 'segmentation.py'
     text = TRAINING.format(workers=workers, steps=STEPS, **values)
     path.write_text(path.read_text() + text)

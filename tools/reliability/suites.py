@@ -1,17 +1,13 @@
 """What tests of the suite claim, counted."""
 
 import re
-import subprocess
-import sys
 import tempfile
 import xml.etree.ElementTree as tree
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from tools.reliability.check import Check, Clock, Outcome
-
-ROOT = Path(__file__).resolve().parents[2]
+from tools.reliability.check import Check, Clock, Outcome, python
 
 
 def checks() -> list[Check]:
@@ -54,8 +50,7 @@ def _suite(section: str, title: str, *files: str) -> Check:
 def _run(files: Sequence[str], clock: Clock, seed: int) -> Outcome:
     with tempfile.TemporaryDirectory() as name:
         report = Path(name, 'report.xml')
-        command = [sys.executable, '-m', 'pytest', '-q', *files, f'--junitxml={report}']
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        done = python('-m', 'pytest', '-q', *files, f'--junitxml={report}')
         if not report.is_file():
             return Outcome(0, [f'pytest ended with {done.stdout[-1000:]}'])
         suite = tree.parse(report).getroot().find('testsuite')

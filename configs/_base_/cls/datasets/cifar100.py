@@ -1,4 +1,6 @@
 # CIFAR-100, which the first run downloads to data/cifar100; pictures are RGB.
+_base_ = './small.py'
+
 mean = [129.285, 124.058, 112.43]
 std = [68.162, 65.382, 70.431]
 
@@ -66,11 +68,6 @@ train_pipeline = [
 test_pipeline = [dict(type='PackInputs')]
 
 train_dataloader = dict(
-    batch_size=128,
-    num_workers=4,
-    persistent_workers=True,
-    drop_last=True,
-    sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(
         type='CIFAR100',
         data_root='data/cifar100',
@@ -79,15 +76,8 @@ train_dataloader = dict(
     ),
 )
 val_dataloader = dict(
-    batch_size=128,
-    num_workers=4,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         type='CIFAR100', data_root='data/cifar100', split='test', pipeline=test_pipeline
     ),
 )
 test_dataloader = val_dataloader
-
-val_evaluator = dict(type='Accuracy', topk=(1, 5))
-test_evaluator = val_evaluator

@@ -1,5 +1,7 @@
 # Tiny-ImageNet, data/tiny_imagenet/{train,val}/SYNSET/*.JPEG, 64 x 64.  The authors'
 # archive has all of val in one folder: sort it by val_annotations.txt.
+_base_ = './small.py'
+
 mean = [122.451, 114.266, 101.363]
 std = [70.635, 68.621, 71.936]
 
@@ -26,11 +28,6 @@ test_pipeline = [
 ]
 
 train_dataloader = dict(
-    batch_size=128,
-    num_workers=4,
-    persistent_workers=True,
-    drop_last=True,
-    sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(
         type='CustomDataset',
         data_root='data/tiny_imagenet',
@@ -39,10 +36,6 @@ train_dataloader = dict(
     ),
 )
 val_dataloader = dict(
-    batch_size=128,
-    num_workers=4,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         type='CustomDataset',
         data_root='data/tiny_imagenet',
@@ -51,6 +44,3 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = val_dataloader
-
-val_evaluator = dict(type='Accuracy', topk=(1, 5))
-test_evaluator = val_evaluator
