@@ -15,6 +15,8 @@ from mmssm.backbones.feature_info import FeatureInfo
 from mmssm.backbones.recompute import recompute
 from mmssm.layers import ChannelNorm
 from mmssm.layers.arguments import checked
+from mmssm.ops.lowered import lowered_weights
+from mmssm.ops.operator import is_recorded
 from mmssm.weights import (
     adapt_in_channels,
     compare,
@@ -121,6 +123,7 @@ class HierarchicalBackbone(nn.Module):
         if out_norm is not None:
             for index, channels in zip(self.out_indices, self.channels, strict=True):
                 self.out_norms[str(index)] = out_norm(channels)
+        self._multiplied: tuple[Tensor, ...] = ()  # weights, by the last pass
         self._freeze()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -129,6 +132,14 @@ class HierarchicalBackbone(nn.Module):
         H_i = ceil(H / stride_i); any H and W from 1.  Raises ValueError for another
         rank or number of channels and for an empty map.
         """
+        if is_recorded((x,)):
+            return self._outputs(x)
+        with lowered_weights(self._multiplied, x) as multiplied:
+            outputs = self._outputs(x)
+        self._multiplied = tuple(multiplied.values())
+        return outputs
+
+    def _outputs(self, x: Tensor) -> tuple[Tensor, ...]:
         outputs = []
         for index, y in enumerate(self.maps(x)):
             if index in self.out_indices:

@@ -111,5 +111,5 @@ class StructureAwareSSM(nn.Module):
 
     def coefficients(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Step of low rank (B, R, H, W), B and C (B, 1, H, W), that u asks for."""
-        projected = self.x_proj(u.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        return projected.split([self.rank, 1, 1], dim=1)
+        (rows,) = linear_of_norm(self.x_proj, None, u)
+        return rows.permute(0, 3, 1, 2).split([self.rank, 1, 1], dim=1)

@@ -2,6 +2,7 @@
 
 import os
 import re
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -78,10 +79,15 @@ def interpreted() -> bool:
     return os.environ.get('TRITON_INTERPRET') == '1'
 
 
+@lru_cache
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)
+
+
 def _too_simple(device: torch.device) -> str | None:
     if torch.compiler.is_compiling():  # for which the GPU had to be good enough
         return None
-    found = torch.cuda.get_device_capability(device)
+    found = _capability(device)
     if found >= CAPABILITY:
         return None
     return f'{device} has compute capability {found}; {CAPABILITY} is the least'

@@ -57,7 +57,7 @@ def differentiable(
         forward, like = _widened(forward), _widened(like)
         adjoint, adjoint_like = _narrowed(adjoint), _narrowed(adjoint_like)
     operator = custom_op(name, forward, mutates_args=())
-    adjoint_operator = custom_op(f'{name}_adjoint', adjoint, mutates_args=())
+    adjoint_operator = custom_op(f'{name}_adjoint', _apart(adjoint), mutates_args=())
     operator.register_fake(like)
     adjoint_operator.register_fake(adjoint_like)
 
@@ -179,6 +179,22 @@ def _narrowed(run: Callable[..., Sequence[Tensor]]) -> Callable[..., Sequence[Te
         return [g.to(t.dtype) for g, t in zip(grads, tensors, strict=False)]
 
     return back
+
+
+def _apart(run: Callable[..., Sequence[Tensor]]) -> Callable[..., Sequence[Tensor]]:
+    """`run`, whose results share no memory, which those of an operator must not."""
+
+    @wraps(run)
+    def of_own(*inputs: Any) -> Sequence[Tensor]:
+        results, own, seen = run(*inputs), [], set()
+        for result in results:
+            memory = result.untyped_storage().data_ptr()
+            shared = memory in seen and result.numel() > 0
+            own.append(result.clone() if shared else result)
+            seen.add(memory)
+        return type(results)(own)
+
+    return of_own
 
 
 def _wide(inputs: Sequence[Any]) -> list[Any]:

@@ -13,8 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
+from mmssm.ops.lowered import lowered
 from mmssm.ops.operator import is_recorded, is_transformed
 from mmssm.ops.precision import no_autocast
+
+HALF = (torch.bfloat16, torch.float16)
+_WIDE = 'dtype' in torch.ops.aten.mm.overloads()  # of torch 2.8 and later
 
 
 def linear_of(
@@ -43,9 +47,25 @@ def linear_of(
         )
     tensors = (weight, bias, *inputs)
     given = [t for t in tensors if t is not None]
-    if not torch.is_grad_enabled() or is_recorded(given) or is_transformed():
+    if is_recorded(given) or is_transformed():
         return _products(function(*inputs), weight, bias, parts)
-    return _LinearOf.apply(function, parts, *tensors)
+    if torch.is_grad_enabled():
+        return _LinearOf.apply(function, parts, *tensors)
+    rows = function(*inputs)
+    return _products(rows, *_lowered(weight, bias, rows), parts)
+
+
+def _lowered(
+    weight: Tensor, bias: Tensor | None, rows: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias as the product with the rows has them under autocast."""
+    kind = rows.device.type
+    if rows.is_meta or not torch.is_autocast_enabled(kind):
+        return weight, bias
+    if rows.dtype == torch.float64 or weight.dtype == torch.float64:
+        return weight, bias  # autocast leaves them alone
+    dtype = torch.get_autocast_dtype(kind)
+    return lowered(weight, dtype), bias if bias is None else lowered(bias, dtype)
 
 
 def _products(
@@ -67,8 +87,10 @@ class _LinearOf(Function):
         *inputs: Tensor,
     ) -> tuple[Tensor, ...]:
         ctx.function = function
-        ctx.save_for_backward(weight, bias, *inputs)
-        found = _products(function(*inputs), weight, bias, parts)
+        rows = function(*inputs)
+        product, added = _lowered(weight, bias, rows)
+        ctx.save_for_backward(weight, product, bias, *inputs)
+        found = _products(rows, product, added, parts)
         ctx.dtype = found[0].dtype
         return found
 
@@ -79,7 +101,7 @@ class _LinearOf(Function):
 
 
 def _gradients(ctx: Any, grads: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
-    weight, bias, *inputs = ctx.saved_tensors
+    weight, product, bias, *inputs = ctx.saved_tensors
     again = torch.is_grad_enabled()  # the gradients are to be differentiated
     needs = ctx.needs_input_grad[4:]
     with torch.enable_grad():
@@ -90,7 +112,7 @@ def _gradients(ctx: Any, grads: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
             ]
         rows = ctx.function(*inputs)
     # one matrix for each part, (O / parts, C) and (rows, O / parts)
-    weights = weight.to(ctx.dtype).chunk(len(grads))
+    weights = (weight if again else product).to(ctx.dtype).chunk(len(grads))
     flat = [grad.flatten(0, -2) for grad in grads]
     of_rows = of_weight = of_bias = None
     if any(needs):
@@ -99,7 +121,8 @@ def _gradients(ctx: Any, grads: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
             of_rows = torch.addmm(of_rows, grad, part)
     if ctx.needs_input_grad[2]:
         wide = rows.flatten(0, -2).to(ctx.dtype)
-        of_weight = torch.cat([grad.mT @ wide for grad in flat]).to(weight.dtype)
+        found = [_sum_of_products(grad, wide, weight.dtype, again) for grad in flat]
+        of_weight = found[0] if len(found) == 1 else torch.cat(found)
     if bias is not None and ctx.needs_input_grad[3]:
         of_bias = flat[0].sum(0).to(bias.dtype)
     asked = [t for t, need in zip(inputs, needs, strict=True) if need]
@@ -109,3 +132,16 @@ def _gradients(ctx: Any, grads: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
         found = iter(torch.autograd.grad(rows, asked, of_rows, create_graph=again))
     of_inputs = [next(found) if need else None for need in needs]
     return None, None, of_weight, of_bias, *of_inputs
+
+
+def _sum_of_products(
+    grad: Tensor, rows: Tensor, dtype: torch.dtype, again: bool
+) -> Tensor:
+    """grad' rows in the weight's dtype: (L, O), (L, C) -> (O, C).
+
+    Where a GPU can, the sums are not rounded to the maps' lower precision on the way.
+    """
+    if _WIDE and grad.is_cuda and grad.dtype in HALF and dtype == torch.float32:
+        if not again:
+            return torch.mm(grad.mT, rows, out_dtype=dtype)
+    return (grad.mT @ rows).to(dtype)

@@ -18,6 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from mmssm.ops.division import covering
 from mmssm.ops.operator import differentiable
 
 COLUMNS = 8
@@ -64,10 +65,9 @@ def _adjoint(
     grad, x = grad.contiguous(memory_format=LAST), x.contiguous(memory_format=LAST)
     grid, sizes, fixed = _plan(x, weight, bias)
     channels = x.shape[1]
-    parts = grid[0] // _count(channels, CHANNELS)
+    parts = grid[0] // covering(channels, CHANNELS)
     dtype = torch.float64 if fixed['ACC'] == tl.float64 else torch.float32
-    of_weight = x.new_empty(parts, channels, 9, dtype=dtype)
-    of_bias = x.new_empty(parts, channels, dtype=dtype)
+    sums = x.new_empty(parts, 10 * channels, dtype=dtype)
     weight, bias = weight.contiguous(), bias.contiguous()
     grad_x = torch.empty_like(x)
     with torch.cuda.device_of(x):
@@ -78,8 +78,7 @@ def _adjoint(
             weight,
             bias,
             before,
-            of_weight,
-            of_bias,
+            sums,
             *sizes,
             SILU=silu,
             ADD=residual,
@@ -98,16 +97,12 @@ def _adjoint(
                 FLIP=True,
                 **fixed,
             )
+    of_weight, of_bias = sums.sum(0).split([9 * channels, channels])
     return [
         grad_x,
-        of_weight.sum(0).to(weight.dtype).view(weight.shape),
-        of_bias.sum(0).to(bias.dtype),
+        of_weight.to(weight.dtype).view(weight.shape),
+        of_bias.to(bias.dtype),
     ]
-
-
-def _count(size: int, part: int) -> int:
-    """Parts that cover a size; triton.cdiv takes ten times as long."""
-    return -(-size // part)
 
 
 def _plan(
@@ -118,10 +113,10 @@ def _plan(
     A band is a multiple of what is computed at a time: only the map's end is cut.
     """
     batch, channels, height, width = x.shape
-    patches = _count(width, COLUMNS) * _count(channels, CHANNELS) * batch
-    bands = min(_count(PROGRAMS, patches), _count(height, ROWS))
-    each = _count(height, bands * ROWS) * ROWS
-    bands = _count(height, each)
+    patches = covering(width, COLUMNS) * covering(channels, CHANNELS) * batch
+    bands = min(covering(PROGRAMS, patches), covering(height, ROWS))
+    each = covering(height, bands * ROWS) * ROWS
+    bands = covering(height, each)
     double = torch.float64 in (x.dtype, weight.dtype, bias.dtype)
     return (
         (patches * bands,),
@@ -249,8 +244,7 @@ def _gradients(
     weight,
     bias,
     out,
-    of_weight,
-    of_bias,
+    sums,
     H,
     W,
     C,
@@ -266,8 +260,8 @@ def _gradients(
     """With SILU near is x, here the gradient and out that before the activation.
 
     Without, near is the gradient, here x and out the gradient of x, to which ADD adds
-    that of the result.  All: (B, H, W, C).  of_weight: (parts, C, 9).  of_bias:
-    (parts, C).
+    that of the result.  All: (B, H, W, C).  sums: (parts, 10 C), for the weight, (C, 9),
+    and then the bias.
     """
     part, base, first, last, j, c = _place(H, W, C, bands, each, BLOCK_W, BLOCK_C)
     taps = _taps(weight, c, C, not SILU, ACC)
@@ -277,9 +271,9 @@ def _gradients(
         level = tl.zeros([BLOCK_C], dtype=ACC)
     at = (j * C)[:, None] + c[None, :]
     own = (j < W)[:, None] & (c < C)[None, :]
-    sums = ()
+    totals = ()
     for _ in tl.static_range(10):
-        sums = sums + (tl.zeros([BLOCK_W, BLOCK_C], dtype=ACC),)
+        totals = totals + (tl.zeros([BLOCK_W, BLOCK_C], dtype=ACC),)
     for step in range(0, tl.cdiv(last - first, ROWS)):
         top = first + step * ROWS
         tiles = _near(near + base, top, j, c, H, W, C, ROWS)
@@ -300,13 +294,13 @@ def _gradients(
                 tl.store(out + cells + at, total, mask=mask)
             added = ()
             for k in tl.static_range(9):
-                added = added + (sums[k] + factor * tiles[3 * r + k].to(ACC),)
-            sums = added + (sums[9] + shift,)
-    row = part.to(tl.int64) * C + c
+                added = added + (totals[k] + factor * tiles[3 * r + k].to(ACC),)
+            totals = added + (totals[9] + shift,)
+    sums += part.to(tl.int64) * 10 * C
     for k in tl.static_range(9):
-        to = row * 9 + (k if SILU else 8 - k)
-        tl.store(of_weight + to, tl.sum(sums[k], axis=0), mask=c < C)
-    tl.store(of_bias + row, tl.sum(sums[9], axis=0), mask=c < C)
+        to = 9 * c + (k if SILU else 8 - k)
+        tl.store(sums + to, tl.sum(totals[k], axis=0), mask=c < C)
+    tl.store(sums + 9 * C + c, tl.sum(totals[9], axis=0), mask=c < C)
 
 
 def _like(

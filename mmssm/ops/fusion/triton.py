@@ -25,6 +25,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from mmssm.ops.division import covering, power_of_2
 from mmssm.ops.operator import differentiable
 from mmssm.ops.precision import precision
 
@@ -80,11 +81,11 @@ class Walk(NamedTuple):
 def walk(h: Tensor) -> Walk:
     """The same for the same shape."""
     batch, channels, height, width = h.shape
-    block = min(CHANNELS, triton.next_power_of_2(channels))
-    blocks, across = triton.cdiv(channels, block), triton.cdiv(width, COLUMNS)
-    bands = triton.cdiv(PROGRAMS, batch * across * blocks)
-    rows = min(ROWS, max(4, triton.cdiv(height, bands)))
-    bands = triton.cdiv(height, rows)
+    block = min(CHANNELS, power_of_2(channels))
+    blocks, across = covering(channels, block), covering(width, COLUMNS)
+    bands = covering(PROGRAMS, batch * across * blocks)
+    rows = min(ROWS, max(4, covering(height, bands)))
+    bands = covering(height, rows)
     return Walk(rows, bands, across, blocks, COLUMNS, block)
 
 
@@ -92,8 +93,8 @@ def runs(h: Tensor) -> tuple[int, int]:
     """How many programs sum over cells, for each tile of a row, over how many bands."""
     plan = walk(h)
     total = len(h) * plan.bands
-    each = triton.cdiv(total * plan.across * plan.blocks, 2 * PROGRAMS)
-    return triton.cdiv(total, each), each
+    each = covering(total * plan.across * plan.blocks, 2 * PROGRAMS)
+    return covering(total, each), each
 
 
 def _observe(
@@ -156,7 +157,7 @@ def _observe_adjoint(
     if C is not None:
         grad_u = _empty(h, u.dtype)
         sums_C = new(plan.blocks, batch, 1, height, width)
-        weights = new(triton.cdiv(channels, 4), 8 * len(dilations) + 1, 4)
+        weights = new(covering(channels, 4), 8 * len(dilations) + 1, 4)
     with torch.cuda.device_of(h):
         if C is not None:
             _scaled[(plan.blocks,)](kernels, alpha, weights, channels, **constants)
@@ -218,7 +219,7 @@ def _gather(
             num_warps=2,
         )
         for side in (horizontal, vertical):
-            parts = triton.cdiv(side[0], plan.columns)
+            parts = covering(side[0], plan.columns)
             _border[(batch * parts * plan.blocks,)](
                 product,
                 kernels,

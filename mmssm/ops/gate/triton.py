@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from mmssm.ops.division import covering
 from mmssm.ops.norm.triton import apart_and_scale, plan, through_norm
 from mmssm.ops.operator import differentiable
 
@@ -24,7 +25,7 @@ def _forward(y: Tensor, z: Tensor, weight: Tensor, bias: Tensor, eps: float) -> 
     out = torch.empty_like(z)
     rows, fixed = plan((y, z), weight, bias, eps)
     with torch.cuda.device_of(y):
-        _gated[(-(-rows // fixed['ROWS']),)](
+        _gated[(covering(rows, fixed['ROWS']),)](
             y, z, weight.contiguous(), bias.contiguous(), out, rows, **fixed
         )
     return out
@@ -36,11 +37,9 @@ def _adjoint(
     grad, y, z = (t.contiguous(memory_format=LAST) for t in (grad, y, z))
     grad_y, grad_z = torch.empty_like(y), torch.empty_like(z)
     rows, fixed = plan((y, z), weight, bias, eps)
-    programs = min(-(-rows // fixed['ROWS']), PROGRAMS)
+    programs = min(covering(rows, fixed['ROWS']), PROGRAMS)
     dtype = torch.float64 if fixed['ACC'] == tl.float64 else torch.float32
-    of_weight, of_bias = (
-        y.new_empty(programs, y.shape[1], dtype=dtype) for _ in range(2)
-    )
+    sums = y.new_empty(2, programs, y.shape[1], dtype=dtype)
     with torch.cuda.device_of(y):
         _gated_back[(programs,)](
             grad,
@@ -50,17 +49,12 @@ def _adjoint(
             bias.contiguous(),
             grad_y,
             grad_z,
-            of_weight,
-            of_bias,
+            *sums,
             rows,
             **fixed,
         )
-    return [
-        grad_y,
-        grad_z,
-        of_weight.sum(0).to(weight.dtype),
-        of_bias.sum(0).to(bias.dtype),
-    ]
+    of_weight, of_bias = sums.sum(1)
+    return [grad_y, grad_z, of_weight.to(weight.dtype), of_bias.to(bias.dtype)]
 
 
 @triton.jit(do_not_specialize=['count'])

@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from mmssm.ops.division import covering, power_of_2
 from mmssm.ops.operator import differentiable
 
 TILE = 2048  # numbers of a tile
@@ -23,7 +24,7 @@ def _forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     y = torch.empty_like(x)
     rows, fixed = plan((x,), weight, bias, eps)
     with torch.cuda.device_of(x):
-        _norm[(-(-rows // fixed['ROWS']),)](
+        _norm[(covering(rows, fixed['ROWS']),)](
             x, weight.contiguous(), bias.contiguous(), y, rows, **fixed
         )
     return y
@@ -35,20 +36,15 @@ def _adjoint(
     grad, x = grad.contiguous(memory_format=LAST), x.contiguous(memory_format=LAST)
     grad_x = torch.empty_like(x)
     rows, fixed = plan((x,), weight, bias, eps)
-    programs = min(-(-rows // fixed['ROWS']), PROGRAMS)
+    programs = min(covering(rows, fixed['ROWS']), PROGRAMS)
     dtype = torch.float64 if fixed['ACC'] == tl.float64 else torch.float32
-    of_weight, of_bias = (
-        x.new_empty(programs, x.shape[1], dtype=dtype) for _ in range(2)
-    )
+    sums = x.new_empty(2, programs, x.shape[1], dtype=dtype)
     with torch.cuda.device_of(x):
         _norm_back[(programs,)](
-            grad, x, weight.contiguous(), grad_x, of_weight, of_bias, rows, **fixed
+            grad, x, weight.contiguous(), grad_x, *sums, rows, **fixed
         )
-    return [
-        grad_x,
-        of_weight.sum(0).to(weight.dtype),
-        of_bias.sum(0).to(bias.dtype),
-    ]
+    of_weight, of_bias = sums.sum(1)
+    return [grad_x, of_weight.to(weight.dtype), of_bias.to(bias.dtype)]
 
 
 def plan(
@@ -59,7 +55,7 @@ def plan(
     maps: of one shape, (B, C, H, W).
     """
     channels = maps[0].shape[1]
-    width = 1 << (channels - 1).bit_length()  # triton's own takes far longer
+    width = power_of_2(channels)
     rows = max(1, TILE // width)
     double = torch.float64 in [t.dtype for t in (*maps, weight, bias)]
     return maps[0].numel() // channels, dict(

@@ -24,6 +24,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from mmssm.ops.division import covering, power_of_2
+from mmssm.ops.lowered import lowered
 from mmssm.ops.operator import differentiable
 from mmssm.ops.precision import precision
 from mmssm.ops.scan import triton_single as single
@@ -74,19 +76,19 @@ def tiles(u: Tensor, B: Tensor, most: int) -> Tiles:
     """Tiles of at most about `most` numbers, the same for the same shapes."""
     batch, channels, total = u.shape
     groups, count = B.shape[1:3]
-    states = triton.next_power_of_2(count)
+    states = power_of_2(count)
     widest = min(CHANNELS, max(1, most // (16 * states)))  # 16 positions or more
-    width = min(widest, triton.next_power_of_2(channels // groups))
+    width = min(widest, power_of_2(channels // groups))
     fit = max(2, most // (states * width))
-    positions = min(fit, max(2, triton.next_power_of_2(total)))
-    blocks = triton.cdiv(channels // groups, width)
+    positions = min(fit, max(2, power_of_2(total)))
+    blocks = covering(channels // groups, width)
     segments = min(
-        triton.cdiv(total, positions),
+        covering(total, positions),
         max(1, PROGRAMS // (batch * groups * blocks)),
         max(1, MAPS // (states * width)),
     )
-    length = positions * triton.cdiv(triton.cdiv(total, segments), positions)
-    return Tiles(positions, states, width, blocks, triton.cdiv(total, length), length)
+    length = positions * covering(covering(total, segments), positions)
+    return Tiles(positions, states, width, blocks, covering(total, length), length)
 
 
 def _states(
@@ -175,7 +177,7 @@ def _walk(
                 plan.segments,
                 plan.length,
                 MAPS_ONLY=maps_only,
-                BLOCK_S=triton.next_power_of_2(plan.segments),
+                BLOCK_S=power_of_2(plan.segments),
                 BLOCK_L=plan.positions,
                 BLOCK_N=plan.states,
                 BLOCK_D=plan.channels,
@@ -553,7 +555,7 @@ def _low_rank_adjoint(
 
 def _wide_delta(delta: Tensor, delta_weight: Tensor) -> Tensor:
     """(B, R, L) -> (B, D, L) in delta's dtype, channels last."""
-    rows = F.linear(delta.transpose(1, 2), delta_weight.to(delta.dtype))
+    rows = F.linear(delta.transpose(1, 2), lowered(delta_weight, delta.dtype))
     return rows.transpose(1, 2)
 
 

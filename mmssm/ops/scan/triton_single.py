@@ -20,6 +20,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from mmssm.ops.division import covering
+
 CHANNELS = 32  # the lanes of a warp
 STEPS = 8  # positions read ahead
 STEPS_ADJOINT = 4  # where more is read at each
@@ -40,13 +42,13 @@ class Segments(NamedTuple):
 
 def segments_of(batch: int, channels: int, total: int) -> Segments:
     """How the work is divided, the same for the same shapes."""
-    blocks = triton.cdiv(channels, CHANNELS)
+    blocks = covering(channels, CHANNELS)
     wanted = max(1, 2 * PROGRAMS // (batch * blocks))
     if batch * blocks >= PROGRAMS:
         wanted = 1
-    length = max(triton.cdiv(total, wanted), min(SHORTEST, total))
-    length = STEPS * triton.cdiv(length, STEPS)
-    return Segments(blocks, triton.cdiv(total, length), length)
+    length = max(covering(total, wanted), min(SHORTEST, total))
+    length = STEPS * covering(length, STEPS)
+    return Segments(blocks, covering(total, length), length)
 
 
 def rows(x: Tensor) -> Tensor:
@@ -89,18 +91,19 @@ def adjoint(
         torch.empty(batch, length, channels, dtype=t.dtype, device=t.device)
         for t in (u, delta)
     )
-    grad_A, grad_bias = h.new_empty(2, batch * plan.count, channels)
+    sums = h.new_empty(2, batch * plan.count, channels)  # for A and the bias
     grad_B = h.new_empty(plan.blocks, batch, length)
     column_of, step = column(B)
     inputs = (rows(u), rows(delta), A.contiguous(), column_of, bias.contiguous())
-    given = (grad.contiguous(), h, grad_u, grad_delta, grad_A, grad_B, grad_bias)
+    given = (grad.contiguous(), h, grad_u, grad_delta, sums[0], grad_B, sums[1])
     _walk(_scan_back, inputs, given, step, plan, h)
+    grad_A, grad_bias = sums.sum(1)
     return (
         grad_u.transpose(1, 2),
         grad_delta.transpose(1, 2),
-        grad_A.sum(0)[:, None].to(A.dtype),
+        grad_A[:, None].to(A.dtype),
         grad_B.sum(0)[:, None, None].to(B.dtype),
-        grad_bias.sum(0).to(bias.dtype),
+        grad_bias.to(bias.dtype),
     )
 
 

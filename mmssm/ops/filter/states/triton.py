@@ -21,6 +21,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from mmssm.ops.division import covering
 from mmssm.ops.filter.states import axis_states, axis_states_adjoint
 
 BAND = 512  # columns at a time: 4 for each thread of 4 warps
@@ -57,7 +58,7 @@ def states_triton_adjoint(
     pairs, height, width = _sizes(X)
     if height > 1 and width > 1:
         constants = _constants(A)
-        bands = triton.cdiv(width - 1, constants['BAND_L'])
+        bands = covering(width - 1, constants['BAND_L'])
         parts = X.shape[2]
         left = X.new_empty(bands, pairs, parts, height)  # of each band, its first h
         upper = X.new_empty(pairs, parts, width)  # v of the second row
