@@ -13,6 +13,7 @@ class Implementation(NamedTuple):
     `requires()` looks at the environment and `why_not(*inputs)` at the inputs; both
     return None when all is well and otherwise the reason in words.  Where
     `suits(*inputs)` is false it can run, but only who asks for it by name gets it.
+    `settled(*inputs)` is true where one look tells that all three let it run.
     """
 
     name: str
@@ -20,6 +21,7 @@ class Implementation(NamedTuple):
     requires: Callable[[], str | None] = lambda: None
     why_not: Callable[..., str | None] = lambda *inputs: None
     suits: Callable[..., bool] = lambda *inputs: True
+    settled: Callable[..., bool] = lambda *inputs: False
 
 
 _OPS: dict[str, tuple[Implementation, ...]] = {}
@@ -63,13 +65,16 @@ def choose(op: str, backend: str | None, *inputs: Any) -> Callable[..., Any]:
     candidate, when what was asked for cannot run.
     """
     known = _OPS[op]
+    counted = counting.is_counting() and op in _COSTS
+    if backend is None and not counted and known[0].settled(*inputs):
+        return known[0].run
     candidates = [c for c in known if backend in (None, c.name)]
     if not candidates:
         names = ', '.join(repr(c.name) for c in known)
         raise ValueError(
             f'{op} has no backend {backend!r}; expected None or one of {names}'
         )
-    if op in _COSTS and counting.is_counting():
+    if counted:
         return partial(_COSTS[op].count, op)
     reasons = []
     for candidate in candidates:

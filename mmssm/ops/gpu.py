@@ -13,6 +13,7 @@ OLDEST = (3, 4)  # of Triton; the compiler of 3.3 breaks on the scan
 CAPABILITY = (7, 0)  # least of a GPU
 REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 COMPLEX = (torch.complex64, torch.complex128)
+KNOWN = frozenset(REAL + COMPLEX)
 
 
 def absence(name: str = 'triton') -> str | None:
@@ -56,7 +57,7 @@ def why_not(*inputs: Tensor | None) -> str | None:
     for tensor in tensors:
         if tensor.device != device:
             return f'the inputs are on {device} and on {tensor.device}'
-        if tensor.dtype not in REAL + COMPLEX:
+        if tensor.dtype not in KNOWN:
             return f'an input is {tensor.dtype}; floating-point numbers are needed'
     if device.type == 'cuda':
         return _too_simple(device)

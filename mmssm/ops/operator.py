@@ -23,8 +23,6 @@ from torch.nn import Parameter
 
 from mmssm.ops.precision import no_autocast, precision
 
-PLAIN = (Tensor, Parameter)
-
 
 def differentiable(
     name: str,
@@ -215,10 +213,16 @@ def is_recorded(inputs: Sequence[Any]) -> bool:
     """Whether a graph or a mode wants to see an operator."""
     if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
         return True
-    tensors = [value for value in inputs if isinstance(value, Tensor)]
-    return any(t.is_meta or type(t) not in PLAIN for t in tensors) or (
-        torch.jit.is_tracing()
-    )
+    if torch.jit.is_tracing():
+        return True
+    for value in inputs:  # at every call of an operator, hence no shorter form
+        kind = type(value)
+        if kind is Tensor or kind is Parameter:
+            if value.is_meta:
+                return True
+        elif isinstance(value, Tensor):
+            return True
+    return False
 
 
 def is_transformed() -> bool:

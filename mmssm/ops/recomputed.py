@@ -48,11 +48,11 @@ def linear_of(
     tensors = (weight, bias, *inputs)
     given = [t for t in tensors if t is not None]
     if is_recorded(given) or is_transformed():
-        return _products(function(*inputs), weight, bias, parts)
+        return _products(function(*inputs), weight, bias, parts, F.linear)
     if torch.is_grad_enabled():
         return _LinearOf.apply(function, parts, *tensors)
     rows = function(*inputs)
-    return _products(rows, *_lowered(weight, bias, rows), parts)
+    return _products(rows, *_lowered(weight, bias, rows), parts, _product)
 
 
 def _lowered(
@@ -69,11 +69,28 @@ def _lowered(
 
 
 def _products(
-    rows: Tensor, weight: Tensor, bias: Tensor | None, parts: int
+    rows: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    parts: int,
+    product: Callable[..., Tensor],
 ) -> tuple[Tensor, ...]:
     if parts == 1:
-        return (F.linear(rows, weight, bias),)
-    return tuple(F.linear(rows, part) for part in weight.chunk(parts))
+        return (product(rows, weight, bias),)
+    return tuple(product(rows, part, None) for part in weight.chunk(parts))
+
+
+def _product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """F.linear; by the same kernels, in half of the time that a GPU's host needs."""
+    kinds = (rows.dtype, weight.dtype if bias is None else bias.dtype)
+    if not rows.is_cuda or kinds != (weight.dtype, weight.dtype):
+        return F.linear(rows, weight, bias)
+    flat = rows.reshape(-1, rows.shape[-1])
+    if bias is None:
+        found = torch.mm(flat, weight.t())
+    else:
+        found = torch.addmm(bias, flat, weight.t())
+    return found.view(*rows.shape[:-1], weight.shape[0])
 
 
 class _LinearOf(Function):
@@ -90,7 +107,7 @@ class _LinearOf(Function):
         rows = function(*inputs)
         product, added = _lowered(weight, bias, rows)
         ctx.save_for_backward(weight, product, bias, *inputs)
-        found = _products(rows, product, added, parts)
+        found = _products(rows, product, added, parts, _product)
         ctx.dtype = found[0].dtype
         return found
 
@@ -141,7 +158,7 @@ def _sum_of_products(
 
     Where a GPU can, the sums are not rounded to the maps' lower precision on the way.
     """
-    if _WIDE and grad.is_cuda and grad.dtype in HALF and dtype == torch.float32:
-        if not again:
-            return torch.mm(grad.mT, rows, out_dtype=dtype)
+    half = grad.is_cuda and grad.dtype in HALF
+    if _WIDE and half and dtype == torch.float32 and not again:
+        return torch.mm(grad.mT, rows, out_dtype=dtype)
     return (grad.mT @ rows).to(dtype)

@@ -81,6 +81,7 @@ def kernels(
     if isinstance(run, str):
         run = imported(run)
     tried: dict[torch.device, str | None] = {}
+    trusted: set[torch.device] = set()
     postponed: dict[torch.device, tuple[float, str]] = {}
 
     def why_not(*inputs: Tensor | None) -> str | None:
@@ -116,6 +117,8 @@ def kernels(
                 return str(error)
             verdicts.keep(op, key, verdict)
         tried[device] = verdict
+        if verdict is None and not gpu.interpreted():
+            trusted.add(device)
         if verdict is not None and known is None and _is_poison(verdict):
             raise RuntimeError(
                 f'the Triton kernels of {op} left {device} unusable for this process: '
@@ -127,7 +130,20 @@ def kernels(
             _warn(op, device, verdict + where)
         return verdict
 
-    return Implementation('triton', named(op, run), gpu.requires, why_not, gpu.suits)
+    def settled(*inputs: Tensor | None) -> bool:
+        device = inputs[0].device
+        if device not in trusted:
+            return False
+        for tensor in inputs:
+            if tensor is None:
+                continue
+            if tensor.dtype not in gpu.KNOWN or tensor.device != device:
+                return False
+        return True
+
+    return Implementation(
+        'triton', named(op, run), gpu.requires, why_not, gpu.suits, settled
+    )
 
 
 def imported(name: str) -> Callable[..., Any]:

@@ -260,8 +260,8 @@ def _gradients(
     """With SILU near is x, here the gradient and out that before the activation.
 
     Without, near is the gradient, here x and out the gradient of x, to which ADD adds
-    that of the result.  All: (B, H, W, C).  sums: (parts, 10 C), for the weight, (C, 9),
-    and then the bias.
+    that of the result.  All: (B, H, W, C).  sums: (parts, 10 C), for the weight, as
+    (C, 9), and then for the bias.
     """
     part, base, first, last, j, c = _place(H, W, C, bands, each, BLOCK_W, BLOCK_C)
     taps = _taps(weight, c, C, not SILU, ACC)

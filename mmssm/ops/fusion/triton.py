@@ -121,7 +121,7 @@ def _observe(
             step,
             *h.shape[1:],
             *plan[:4],
-            **_constants(h, C, u, D, kernels, alpha, dilations),
+            **_constants(plan, h, C, u, D, kernels, alpha, dilations),
             num_warps=4,
         )
     return y.permute(0, 3, 1, 2)
@@ -139,9 +139,9 @@ def _observe_adjoint(
     dtype: torch.dtype,
     needs: list[bool],
 ) -> list[Tensor]:
-    constants = _constants(h, C, u, D, kernels, alpha, dilations)
-    wide = torch.float64 if constants['ACC'] == tl.float64 else torch.float32
     plan, (count, each) = walk(h), runs(h)
+    constants = _constants(plan, h, C, u, D, kernels, alpha, dilations)
+    wide = torch.float64 if constants['ACC'] == tl.float64 else torch.float32
     batch, channels, height, width = h.shape
     scale, step = _cells(C)
     kernels, alpha = kernels.contiguous(), alpha.contiguous()
@@ -273,12 +273,11 @@ def _cells(C: Tensor | None) -> tuple[Tensor | None, int]:
     return cells, cells.stride(0)
 
 
-def _constants(h: Tensor, *rest: Tensor | list[int] | None) -> dict:
+def _constants(plan: Walk, h: Tensor, *rest: Tensor | list[int] | None) -> dict:
     """What the kernels are compiled for."""
     *tensors, dilations = rest
     dtype = precision(h, *(t for t in tensors if t is not None))
     furthest = max(h.shape[2:])  # all taps from here on read the border
-    plan = walk(h)
     return dict(
         DILATIONS=tuple(min(d, furthest) for d in dilations),
         BLOCK_W=plan.columns,
