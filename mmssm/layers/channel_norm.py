@@ -28,7 +28,7 @@ def linear_of_norm(
     """
     if norm is None or not is_plain(norm, ChannelNorm):
         x = x if norm is None else norm(x)
-        return linear_after(linear, _rows, (x,), parts)
+        return linear_after(linear, None, (_rows(x),), parts)
     eps = norm.eps
 
     def normed(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

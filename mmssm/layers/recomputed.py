@@ -25,7 +25,7 @@ def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
 
 def linear_after(
     linear: nn.Module,
-    function: Callable[..., Tensor],
+    function: Callable[..., Tensor] | None,
     inputs: Sequence[Tensor],
     parts: int = 1,
 ) -> tuple[Tensor, ...]:
@@ -35,4 +35,5 @@ def linear_after(
     """
     if is_plain(linear, nn.Linear):
         return linear_of(function, inputs, linear.weight, linear.bias, parts=parts)
-    return linear(function(*inputs)).chunk(parts, -1)
+    rows = inputs[0] if function is None else function(*inputs)
+    return linear(rows).chunk(parts, -1)

@@ -22,7 +22,7 @@ _WIDE = 'dtype' in torch.ops.aten.mm.overloads()  # of torch 2.8 and later
 
 
 def linear_of(
-    function: Callable[..., Tensor],
+    function: Callable[..., Tensor] | None,
     inputs: Sequence[Tensor],
     weight: Tensor,
     bias: Tensor | None = None,
@@ -32,7 +32,8 @@ def linear_of(
     """weight f(inputs) + bias, without keeping f(inputs).
 
     function: of all inputs, to (..., C); deterministic, and differentiable in them: a
-    tensor that it takes from elsewhere gets no gradient.
+    tensor that it takes from elsewhere gets no gradient.  None: the one input is
+    (..., C) itself, and kept.
     weight: (O, C).  bias: (O,).  Returns `parts` tensors (..., O / parts): the first
     rows of the weight, and so on, each contiguous.
     The value is that of F.linear, in the dtype that autocast gives it; so are the
@@ -48,11 +49,16 @@ def linear_of(
     tensors = (weight, bias, *inputs)
     given = [t for t in tensors if t is not None]
     if is_recorded(given) or is_transformed():
-        return _products(function(*inputs), weight, bias, parts, F.linear)
+        rows = _rows(function, inputs)
+        return _products(rows, weight, bias, parts, F.linear)
     if torch.is_grad_enabled():
         return _LinearOf.apply(function, parts, *tensors)
-    rows = function(*inputs)
+    rows = _rows(function, inputs)
     return _products(rows, *_lowered(weight, bias, rows), parts, _product)
+
+
+def _rows(function: Callable[..., Tensor] | None, inputs: Sequence[Tensor]) -> Tensor:
+    return inputs[0] if function is None else function(*inputs)
 
 
 def _lowered(
@@ -97,14 +103,14 @@ class _LinearOf(Function):
     @staticmethod
     def forward(
         ctx: Any,
-        function: Callable[..., Tensor],
+        function: Callable[..., Tensor] | None,
         parts: int,
         weight: Tensor,
         bias: Tensor | None,
         *inputs: Tensor,
     ) -> tuple[Tensor, ...]:
         ctx.function = function
-        rows = function(*inputs)
+        rows = _rows(function, inputs)
         product, added = _lowered(weight, bias, rows)
         ctx.save_for_backward(weight, product, bias, *inputs)
         found = _products(rows, product, added, parts, _product)
@@ -127,7 +133,7 @@ def _gradients(ctx: Any, grads: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
                 t.detach().requires_grad_(need)
                 for t, need in zip(inputs, needs, strict=True)
             ]
-        rows = ctx.function(*inputs)
+        rows = _rows(ctx.function, inputs)
     # one matrix for each part, (O / parts, C) and (rows, O / parts)
     weights = (weight if again else product).to(ctx.dtype).chunk(len(grads))
     flat = [grad.flatten(0, -2) for grad in grads]
@@ -146,7 +152,10 @@ def _gradients(ctx: Any, grads: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
     found = iter(())
     if asked:
         of_rows = of_rows.to(rows.dtype).view_as(rows)
-        found = iter(torch.autograd.grad(rows, asked, of_rows, create_graph=again))
+        if ctx.function is None:
+            found = iter([of_rows])
+        else:
+            found = iter(torch.autograd.grad(rows, asked, of_rows, create_graph=again))
     of_inputs = [next(found) if need else None for need in needs]
     return None, None, of_weight, of_bias, *of_inputs
 

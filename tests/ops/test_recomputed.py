@@ -151,3 +151,21 @@ def test_a_norm_as_the_function():
     both = (torch.autograd.grad(z.square().sum(), tensors) for z in (found, expected))
     for pair in zip(*both, strict=True):
         assert_equal_in_double(*pair)
+
+
+@pytest.mark.parametrize('parts', [1, 2])
+def test_rows_as_they_are(inputs, parts):
+    x, _, weight, bias = inputs
+    bias = bias if parts == 1 else None
+    asked = [x, weight] + [bias] * (parts == 1)
+    found = torch.cat(linear_of(None, (x,), weight, bias, parts=parts), -1)
+    expected = F.linear(x, weight, bias)
+    assert_equal_in_double(found, expected)
+    for order in range(2):
+        grads = [
+            torch.autograd.grad(y.pow(3).sum(), asked, create_graph=True)
+            for y in (found, expected)
+        ]
+        for ours, theirs in zip(*grads, strict=True):
+            assert_equal_in_double(ours, theirs)
+        found, expected = (g[order].sin() for g in grads)
