@@ -3,6 +3,7 @@
 Importing this package registers the hooks and constructors in `mmssm.registry`.
 """
 
+from mmssm.openmmlab.engine.compiling import CompileHook
 from mmssm.openmmlab.engine.cpu import BFloat16OptimWrapper
 from mmssm.openmmlab.engine.gradients import GradientCheckHook
 from mmssm.openmmlab.engine.layer_decay import LayerDecayOptimizerConstructor
@@ -21,6 +22,7 @@ __all__ = [
     'BFloat16OptimWrapper',
     'CheckpointFitHook',
     'CheckpointHook',
+    'CompileHook',
     'Float16OptimWrapper',
     'GradientCheckHook',
     'LayerDecayOptimizerConstructor',

@@ -27,6 +27,7 @@ RIVALS: dict[str, tuple[str, Callable[..., Tensor] | None, bool]] = {
     'gated norm': ('gated norm', None, False),
     'conv + SiLU': ('conv + SiLU', None, False),
     'x + conv': ('x + conv', None, False),
+    'ssm2d': ('ssm2d', None, False),
     'gated norm, eager': ('gated norm', gated_norm, False),
     'conv + SiLU, cuDNN NHWC': (
         'conv + SiLU',

@@ -10,7 +10,8 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor, nn
 
-from mmssm.backbones import SpatialMamba, VMINet
+from mmssm.backbones import MILA, SpatialMamba, VMamba, VMINet
+from mmssm.hosts import add_ssm2d
 from tools.benchmarks.case import Setting, passes
 from tools.benchmarks.gpu.bench import Bench
 from tools.benchmarks.gpu.cases import plain_torch
@@ -21,6 +22,7 @@ from tools.benchmarks.gpu.scale import Size
 
 MODES = ('inference', 'training')
 T = 'spatialmamba-t'
+FIRST = ('swin-t', T)  # of these all sizes, before the others
 DEPENDS = ('scan', 'observe', 'gated norm', 'conv + SiLU', 'x + conv')
 Build = Callable[[Size], nn.Module]
 
@@ -33,6 +35,12 @@ def _timm(name: str, size: Size) -> nn.Module:
     if name.startswith('swin'):
         options['img_size'] = (size.height, size.width)
     return timm.create_model(name, **options)
+
+
+def _with_ssm2d(size: Size) -> nn.Module:
+    model = _timm('swin_tiny_patch4_window7_224', size)
+    add_ssm2d(model)
+    return model
 
 
 def _ours(bench: Bench, arch: object) -> nn.Module:
@@ -51,22 +59,28 @@ def builders(bench: Bench) -> dict[str, Build]:
     found[T] = lambda size: _ours(bench, archs['t'])
     if bench.on_gpu:
         found['vminet-s'] = lambda size: VMINet('s')
+        found['mila-t'] = lambda size: MILA('tiny')
+        found['vmamba-t'] = lambda size: VMamba('tiny')
+        if find_spec('timm'):
+            found['swin-t-ssm2d'] = _with_ssm2d
     for key in [k for k in archs if k != 't']:
         found[f'spatialmamba-{key}'] = lambda size, key=key: _ours(bench, archs[key])
     return found
 
 
 def tasks(bench: Bench) -> Iterator[Task]:
-    """Every network at every size, then captured graphs and plain torch."""
+    """Every network at every size, captured graphs, and plain torch."""
     known = builders(bench)
-    for index, size in enumerate(bench.scale.images):
-        for name, build in known.items():
-            for mode in MODES:
-                run = partial(measured, bench, build, size, mode)
-                words = f'{name}, {size.words}, {mode}'
-                yield Task('networks', words, _flagged(bench, name, run), 12)
-        if index == 0:
-            yield from _graphs(bench, known[T])
+    rest = [name for name in known if name not in FIRST]
+    for names in ([name for name in known if name in FIRST], rest):
+        for index, size in enumerate(bench.scale.images):
+            for name in names:
+                for mode in MODES:
+                    run = partial(measured, bench, known[name], size, mode)
+                    words = f'{name}, {size.words}, {mode}'
+                    yield Task('networks', words, _flagged(bench, name, run), 12)
+            if index == 0 and names is not rest:
+                yield from _graphs(bench, known[T])
     size = bench.scale.images[0]
     last = partial(measured, bench, known[T], size, channels_last=True)
     for mode in MODES:
@@ -92,6 +106,9 @@ def _graphs(bench: Bench, build: Build) -> Iterator[Task]:
         if bench.on_gpu:
             words = f'{T} as a graph, {size.words}, inference'
             yield Task('networks', words, partial(captured, bench, build, size), 12)
+    if bench.on_gpu:
+        words = f'{T} as graphs, {size.words}, training'
+        yield Task('networks', words, partial(captured_step, bench, build, size), 15)
 
 
 def prepared(
@@ -177,6 +194,18 @@ def captured(bench: Bench, build: Build, size: Size) -> Row:
     return timed(bench, graph.replay, size.batch)
 
 
+def captured_step(bench: Bench, build: Build, size: Size) -> Row:
+    """Forward and backward pass as CUDA graphs."""
+    model, images = prepared(bench, build, size, 'training')
+    with torch.autocast('cuda', torch.bfloat16, cache_enabled=False):
+        run = torch.cuda.make_graphed_callables(model, (images,))
+    shape = (size.height, size.width)
+    setting = Setting(shape, size.batch, 'training', 'bfloat16', bench.device)
+    return timed(
+        bench, passes(lambda: run(images), model.parameters(), setting), size.batch
+    )
+
+
 def _plain(bench: Bench, build: Build, size: Size, mode: str) -> Row:
     with plain_torch():
         return measured(bench, build, size, mode)
@@ -254,17 +283,17 @@ def grown(bench: Bench, size: Size, before: Size | None) -> Row:
 
 
 def compiled_tasks(bench: Bench) -> Iterator[Task]:
-    """torch.compile in its default mode."""
+    """torch.compile, with CUDA graphs of what it makes."""
     for mode in MODES:
         run = partial(compiled, bench, mode)
-        yield Task('compiled', f'{T}, {bench.scale.images[0].words}, {mode}', run, 60)
+        yield Task('compiled', f'{T}, {bench.scale.images[0].words}, {mode}', run, 45)
 
 
 def compiled(bench: Bench, mode: str) -> Row:
     """Seconds of the first pass, then as any network."""
     size = bench.scale.images[0]
     model, images = prepared(bench, builders(bench)[T], size, mode)
-    work = work_of(bench, torch.compile(model), images, mode)
+    work = work_of(bench, torch.compile(model, mode='reduce-overhead'), images, mode)
     start = time.perf_counter()
     work()
     if bench.on_gpu:
