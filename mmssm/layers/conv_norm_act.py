@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 
-from torch import nn
+from torch import Tensor, nn
+
+from mmssm.layers.pointwise import pointwise
 
 NormFactory = Callable[[int], nn.Module]
 
@@ -39,3 +41,10 @@ class ConvNormAct(nn.Sequential):
             self.norm = norm(out_channels)
         if act is not None:
             self.act = act
+
+    def forward(self, x: Tensor) -> Tensor:
+        conv, *others = self
+        x = pointwise(conv, x)
+        for module in others:
+            x = module(x)
+        return x

@@ -64,7 +64,7 @@ def lowered_weights(
 def lowered(weight: Tensor, dtype: torch.dtype) -> Tensor:
     """`weight.to(dtype)`, without a gradient, from what is at hand where it can be."""
     present = _PASS.get()
-    if present is not None and present.dtype == dtype:
+    if present is not None and present.dtype == dtype and type(weight) is Parameter:
         present.asked[id(weight)] = weight
         kept = present.kept.get(id(weight))
         # another tensor may have the id, and the same tensor other contents
