@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mmssm.backbones import MILA, SpatialMamba, VMamba, VMINet
+from mmssm.export import fuse_for_inference
 from mmssm.hosts import add_ssm2d
 from tools.benchmarks.case import Setting, passes
 from tools.benchmarks.gpu.bench import Bench
@@ -107,6 +108,9 @@ def _graphs(bench: Bench, build: Build) -> Iterator[Task]:
             words = f'{T} as a graph, {size.words}, inference'
             yield Task('networks', words, partial(captured, bench, build, size), 12)
     if bench.on_gpu:
+        folded = lambda size: fuse_for_inference(build(size))  # noqa: E731
+        words = f'{T} with folded norms as a graph, {size.words}, inference'
+        yield Task('networks', words, partial(captured, bench, folded, size), 12)
         words = f'{T} as graphs, {size.words}, training'
         yield Task('networks', words, partial(captured_step, bench, build, size), 15)
 
