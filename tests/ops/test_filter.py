@@ -11,7 +11,7 @@ from parity import (
 )
 from torch.library import opcheck
 
-from mmssm.ops.filter import operator, ssm2d, ssm2d_kernel, ssm2d_prepare
+from mmssm.ops.filter import convolution, operator, ssm2d, ssm2d_kernel, ssm2d_prepare
 from mmssm.ops.filter.naive import states_naive
 
 FAST = ['wavefront', 'tiled']
@@ -91,6 +91,14 @@ def test_fast_equals_naive(backend, size, directions, complex_states):
         with_grads(partial(ssm2d, backend=b), inputs) for b in (backend, 'naive')
     )
     assert_all_equal(fast, naive)
+
+
+def test_maps_are_added_up_at_once_as_on_a_gpu(monkeypatch):
+    inputs = make(7, 10, batch=3)
+    expected = with_grads(partial(ssm2d, backend='naive'), inputs)
+    monkeypatch.setattr(convolution, '_is_wide', lambda x: True)
+    found = with_grads(partial(ssm2d, backend='tiled'), inputs)
+    assert_all_equal(found, expected)
 
 
 @pytest.mark.parametrize('backend', FAST)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from parity import assert_as_exact_as_naive, assert_equal_in_double
 
 from mmssm.ops import attention_matrix, linear_attention, rotary_angles, rotate
+from mmssm.ops.linear import recomputed
 
 FORMS = ['recomputed', 'plain', 'matrix']
 # heads and channels: pairs that turn lie in one head, or in two
@@ -41,6 +42,22 @@ def test_every_form_equals_naive(backend, heads, channels, size):
         naive, fast = ([torch.stack(results)] for results in (naive, fast))
     for pair in zip(fast, naive, strict=True):
         assert_equal_in_double(*pair)
+
+
+@pytest.mark.parametrize('size', [(5, 7), (1, 8)])
+def test_samples_together_as_on_a_gpu(size, monkeypatch):
+    inputs = [torch.cat([x, x.sin(), -x]) for x in make(12, *size)]
+    naive = with_grads(inputs, 3, 'naive')
+    monkeypatch.setattr(recomputed, '_at_once', lambda x: 4)  # of six: not all
+    for pair in zip(with_grads(inputs, 3, 'recomputed'), naive, strict=True):
+        assert_equal_in_double(*pair)
+
+
+def test_a_gpu_takes_as_many_samples_as_fit():
+    few, many = (torch.empty(4, c, 64, 64, device='meta') for c in (1024, 1 << 16))
+    assert recomputed._at_once(torch.empty(4, 8, 2, 2)) == 1
+    assert recomputed._at_once(few) == recomputed.TOGETHER // (1024 * 64 * 64)
+    assert recomputed._at_once(many) == 1
 
 
 @pytest.mark.parametrize('backend', FORMS)

@@ -25,6 +25,7 @@ def small_patches(monkeypatch):
     """Tiles inside the map and on each border, two blocks of channels, long runs."""
     monkeypatch.setattr(fusion, 'COLUMNS', 4)
     monkeypatch.setattr(fusion, 'CHANNELS', 2)
+    monkeypatch.setattr(fusion, 'CHANNELS_FORWARD', 2)
     monkeypatch.setattr(fusion, 'ROWS', 4)
     monkeypatch.setattr(fusion, 'PROGRAMS', 4)
 

@@ -23,7 +23,7 @@ from mmssm.ops.operator import differentiable
 
 COLUMNS = 8
 CHANNELS = 64  # 128 bytes of bfloat16
-ROWS = 4  # computed at a time; 2 where registers are needed for more
+ROWS = 8  # computed at a time; 2 where registers are needed for more
 REGISTERS = 168  # of a thread of the adjoint: three programs for a multiprocessor
 PROGRAMS = 2112  # 16 for each multiprocessor of a large GPU
 LAST = torch.channels_last

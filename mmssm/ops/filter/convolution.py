@@ -133,13 +133,22 @@ def _spectrum(
 def _correlation(maps: Tensor, spectrum: Tensor, lengths: Size) -> Tensor:
     """Of the maps with what has the spectrum, (B, ...), summed: (ssms, rows, *lengths).
 
-    Adding products one by one takes a tenth of the time of a sum over the first axis.
+    On a CPU adding products one by one takes a tenth of the time of a sum over the
+    first axis; a GPU would launch a kernel for each.
     """
     product = transform(maps, lengths).conj_physical_()
+    if _is_wide(product):
+        total = product.mul_(spectrum).sum(0)
+        return transform_back(total.transpose(0, 1), lengths, lengths)
     total = product[0].mul_(spectrum[0])
     for one, other in zip(product[1:], spectrum[1:], strict=True):
         total.addcmul_(one, other)
     return transform_back(total.transpose(0, 1), lengths, lengths)
+
+
+def _is_wide(x: Tensor) -> bool:
+    """Whether the device is one of few large operations."""
+    return x.device.type != 'cpu'
 
 
 def fold(kernels: Tensor, lengths: tuple[int, int]) -> Tensor:

@@ -31,6 +31,7 @@ from mmssm.ops.precision import precision
 
 COLUMNS = 8  # of a tile: 56 and 334 are multiples, and 7, 14 and 28 almost
 CHANNELS = 64  # 256 bytes of float32
+CHANNELS_FORWARD = 128  # where fewer registers are needed
 ROWS = 32  # at most, of a band: a reach of 5 makes it read 10 more
 PROGRAMS = 1056  # at least, if there are rows for them: 8 for a multiprocessor of 132
 
@@ -78,10 +79,10 @@ class Walk(NamedTuple):
     channels: int
 
 
-def walk(h: Tensor) -> Walk:
-    """The same for the same shape."""
+def walk(h: Tensor, most: int | None = None) -> Walk:
+    """The same for the same shape.  most: channels of a tile; None: CHANNELS."""
     batch, channels, height, width = h.shape
-    block = min(CHANNELS, power_of_2(channels))
+    block = min(most or CHANNELS, power_of_2(channels))
     blocks, across = covering(channels, block), covering(width, COLUMNS)
     bands = covering(PROGRAMS, batch * across * blocks)
     rows = min(ROWS, max(4, covering(height, bands)))
@@ -107,7 +108,7 @@ def _observe(
     dilations: list[int],
     dtype: torch.dtype,
 ) -> Tensor:
-    y, plan = _empty(h, dtype), walk(h)
+    y, plan = _empty(h, dtype), walk(h, CHANNELS_FORWARD)
     scale, step = _cells(C)
     with torch.cuda.device_of(h):
         _forward[(len(h) * plan.bands * plan.across * plan.blocks,)](

@@ -7,10 +7,12 @@ With
 the result is y_p = S^T R_p a_p / n_p, n_p = a_p . m + 1e-6.  From g_p = grad_p / n_p
 come the gradients of S, sum_p R_p a_p g_p^T, and of n_p, -R_p a_p . S g_p / n_p.
 
-Samples are taken one by one, so that heads are batches of matrix products on what lies
-in memory.  Pairs of channels that turn are complex numbers.
+On a CPU samples are taken one by one, so that heads are batches of matrix products on
+what lies in memory; a GPU takes many, for few launches.  Pairs of channels that turn
+are complex numbers.
 """
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -24,6 +26,7 @@ from mmssm.ops.operator import differentiable
 from mmssm.ops.precision import precision
 
 LAST = torch.channels_last
+TOGETHER = 1 << 25  # numbers of a map that a GPU takes at a time
 
 
 class Turn(NamedTuple):
@@ -36,7 +39,7 @@ class Turn(NamedTuple):
     columns: Tensor
 
     def __call__(self, x: Tensor, *, back: bool = False) -> Tensor:
-        """Turn a map (H, W, C) in place."""
+        """Turn maps (..., H, W, C) in place."""
         pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
         for half, turn in zip(pairs.chunk(2, -1), self, strict=True):
             half.mul_(turn.conj() if back else turn)
@@ -46,9 +49,8 @@ class Turn(NamedTuple):
 def _forward(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     turn = _turn(q, k, v)
     y = torch.empty_like(q, memory_format=LAST)
-    for out, (queries, keys, values) in zip(
-        y.permute(0, 2, 3, 1), _samples(turn, q, k, v), strict=True
-    ):
+    for part, (queries, keys, values) in _samples(turn, q, k, v):
+        out = y[part].permute(0, 2, 3, 1)
         a, b = _features(queries), _features(keys)
         level = _level(a, b, heads)
         state = _mean(_by_head(turn(b), heads), _by_head(values, heads))
@@ -60,20 +62,20 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
 def _adjoint(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, heads: int) -> list[Tensor]:
     turn = _turn(q, k, v)
     grads = _adjoint_like(grad, q, k, v, heads)
-    for index, sample in enumerate(_samples(turn, grad, q, k, v)):
-        results = _adjoint_of_sample(*sample, turn, heads)
+    for part, samples in _samples(turn, grad, q, k, v):
+        results = _adjoint_of_samples(*samples, turn, heads)
         for of_map, result in zip(grads, results, strict=True):
-            of_map[index].copy_(result.permute(2, 0, 1))
+            of_map[part].copy_(result.permute(0, 3, 1, 2))
     return grads
 
 
-def _adjoint_of_sample(
+def _adjoint_of_samples(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, turn: Turn, heads: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """All but turn: (H, W, C)."""
+    """All but turn: (B, H, W, C)."""
     a, b = _features(q), _features(k)
     level = _level(a, b, heads)
-    mean = _by_head(b, heads).mean(1, keepdim=True)
+    mean = _by_head(b, heads).mean(2, keepdim=True)
     slope = b.clamp_max(1)  # of ELU: 1 above 0, its value and 1 below
     turned_a, turned_b = (_by_head(turn(x), heads) for x in (a.clone(), b))
     values = _by_head(v, heads)
@@ -87,7 +89,8 @@ def _adjoint_of_sample(
 
     of_state = _mean(turned_a, g)
     of_b = turn(_joined(values @ of_state.mT, b.shape), back=True)
-    of_b.add_((_by_head(a, heads) * of_level).mean(1).flatten()).mul_(slope)
+    level = (_by_head(a, heads) * of_level).mean(2).flatten(1)  # (B, C)
+    of_b.add_(level[:, None, None]).mul_(slope)
     return of_a, of_b, _joined(turned_b @ of_state, v.shape)
 
 
@@ -107,31 +110,44 @@ def _features(x: Tensor) -> Tensor:
 
 
 def _level(a: Tensor, b: Tensor, heads: int) -> Tensor:
-    """n: (H, W, C), (H, W, C) -> (heads, L, 1)."""
-    products = _by_head(a * b.mean((0, 1)), heads)
+    """n: (B, H, W, C), (B, H, W, C) -> (B, heads, L, 1)."""
+    products = _by_head(a * b.mean((1, 2), keepdim=True), heads)
     return products.sum(-1, keepdim=True).add_(EPS)
 
 
 def _mean(x: Tensor, y: Tensor) -> Tensor:
-    """mean_l x_l y_l^T: (heads, L, D), (heads, L, D) -> (heads, D, D)."""
-    return x.mT @ y / x.shape[1]
+    """mean_l x_l y_l^T: (..., L, D), (..., L, D) -> (..., D, D)."""
+    return x.mT @ y / x.shape[-2]
 
 
-def _samples(turn: Turn, *maps: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Every sample of maps (B, C, H, W) as (H, W, C), as precise as the angles."""
+def _samples(turn: Turn, *maps: Tensor) -> Iterator[tuple[slice, tuple[Tensor, ...]]]:
+    """Parts of the batch, and of maps (B, C, H, W) these as (b, H, W, C), contiguous.
+
+    As precise as the angles.
+    """
+    each, batch = _at_once(maps[0]), maps[0].shape[0]
     rows = [x.permute(0, 2, 3, 1).to(turn.rows.real.dtype) for x in maps]
     last = [x if x.stride(-1) == 1 else x.contiguous() for x in rows]
-    yield from zip(*last, strict=True)
+    for start in range(0, batch, each):
+        part = slice(start, start + each)
+        yield part, tuple(x[part] for x in last)
+
+
+def _at_once(x: Tensor) -> int:
+    """How many samples of (B, C, H, W)."""
+    if x.device.type == 'cpu':
+        return 1
+    return max(1, TOGETHER // math.prod(x.shape[1:]))
 
 
 def _by_head(x: Tensor, heads: int) -> Tensor:
-    """(H, W, C) -> (heads, L, C / heads)."""
-    return x.flatten(0, 1).unflatten(-1, (heads, -1)).transpose(0, 1)
+    """(B, H, W, C) -> (B, heads, L, C / heads)."""
+    return x.flatten(1, 2).unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
 def _joined(x: Tensor, shape: torch.Size) -> Tensor:
-    """(heads, L, C / heads) -> (H, W, C)."""
-    return x.transpose(0, 1).reshape(shape)
+    """(B, heads, L, C / heads) -> (B, H, W, C)."""
+    return x.transpose(1, 2).reshape(shape)
 
 
 def _like(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:

@@ -25,7 +25,7 @@ from mmssm.ops.division import covering
 CHANNELS = 32  # the lanes of a warp
 STEPS = 8  # positions read ahead
 STEPS_ADJOINT = 4  # where more is read at each
-PROGRAMS = 512  # 4 warps for each multiprocessor of a large GPU
+PROGRAMS = 1024  # 8 warps for each multiprocessor of a large GPU
 SHORTEST = 64  # positions of a segment, not to walk over maps instead of positions
 
 SIZES = ['B_l', 'L', 'D', 'segments', 'length']
