@@ -21,15 +21,16 @@ import pytest
 from mmengine.config import Config, ConfigDict
 from pages import PAGES, ROOT, Block, blocks_of, commands_of
 
+from mmssm.backbones import VMINet
+from mmssm.export import refusal
 from mmssm.openmmlab import cli
 from tools.demo import data
 
 pytestmark = pytest.mark.filterwarnings('ignore')
 # pages whose blocks other tests run, and which
-ELSEWHERE = {
-    'README.md': 'tests/test_readme.py',
-    'docs/export.md': 'tests/openmmlab/test_export.py',
-}
+ELSEWHERE = {'README.md': 'tests/test_readme.py'}
+# packages that are optional, and the pages that need them
+OPTIONAL = {'docs/export.md': refusal.PACKAGES}
 REASON = re.compile(
     r'(needs|takes|installs|starts|changes|is|sets up|part of|refers to|config) \w.*'
 )
@@ -47,6 +48,7 @@ SHORT = {
     'max_per_img': 10,
     'fc_out_channels': 32,
 }
+FEW = (1, 1, 1, 1)  # blocks
 PLAIN = ('cp', 'ln', 'ls', 'mkdir')
 FILE = re.compile(r'# ([\w/-]+\.py)\n')
 NUMBER = itertools.count()
@@ -92,6 +94,7 @@ def workspace(made, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(Config, 'fromfile', shortening(Config.fromfile))
+    monkeypatch.setitem(VMINet.zoo['ti'], 'depths', FEW)
     return tmp_path
 
 
@@ -120,7 +123,9 @@ def shortened(part, name=''):
         if name in ('decode_head', 'auxiliary_head'):
             cut['channels'] = 16
         if part.get('arch') == 'tiny':  # as wide, for the necks, and not as deep
-            cut['arch'] = dict(channels=64, depths=(1, 1, 1, 1))
+            cut['arch'] = dict(channels=64, depths=FEW)
+        if name == 'arch' and 'depths' in cut:
+            cut['depths'] = FEW
         if name == 'visualizer':
             cut.pop('name', None)
         return ConfigDict(cut)
@@ -164,6 +169,8 @@ def run(words: list[str], monkeypatch) -> None:
     ids=lambda page: str(page.relative_to(ROOT)),
 )
 def test_a_page_runs_from_top_to_bottom(page, workspace, monkeypatch):
+    for package in OPTIONAL.get(page.relative_to(ROOT).as_posix(), ()):
+        pytest.importorskip(package)
     names, variables = {'__name__': 'page'}, {}
     for block in of_code(page):
         file = FILE.match(block.text)
