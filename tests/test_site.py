@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 from pages import (
-    LINK,
     PAGES,
     ROOT,
     anchors_of,
     github_slug,
+    links_of,
     prose_of,
     site_slug,
 )
@@ -28,9 +28,13 @@ def in_navigation(entries) -> list[str]:
     return [name for part in parts for name in in_navigation(part)]
 
 
-@pytest.mark.parametrize('page', LINKED, ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    'page',
+    [*LINKED, ROOT / 'SECURITY.md'],
+    ids=lambda p: str(p.relative_to(ROOT)),
+)
 def test_links_lead_somewhere(page):
-    for link in LINK.findall('\n'.join(prose_of(page))):
+    for link in links_of(page):
         if '://' in link:
             continue
         name, _, anchor = link.partition('#')
