@@ -34,6 +34,7 @@ OPTIONAL = {'docs/export.md': refusal.PACKAGES}
 REASON = re.compile(
     r'(needs|takes|installs|starts|changes|is|sets up|part of|refers to|config) \w.*'
 )
+LANGUAGES = ('bash', 'python', 'text', 'bibtex', '')
 SMALL = ('scale', 'scales', 'crop_size', 'size', 'img_scale')
 SHORT = {
     'max_iters': 2,
@@ -189,8 +190,11 @@ def test_every_block_is_run_or_says_why_not():
         for block in blocks_of(page):
             ours = re.search(r'^(mmssm-|python |pip |make )', block.text, re.M)
             assert block.language or not ours, f'{block.place}: a block of which kind?'
+            assert block.language in LANGUAGES, f'{block.place}: would not be run'
             if block.reason:
                 assert REASON.fullmatch(block.reason), (block.place, block.reason)
+                for test in re.findall(r'tests/[\w/]+\.py', block.reason):
+                    assert (ROOT / test).is_file(), (block.place, test)
     assert all((ROOT / test).is_file() for test in ELSEWHERE.values())
 
 
