@@ -32,6 +32,11 @@ def test_notes_for_developers_are_not_printed(capsys):
     print_log('a message', level=logging.INFO)
     print_log('a warning', None, logging.WARNING)
     assert capsys.readouterr().out.split('\n')[:2] == ['a message', 'a warning']
+    with warnings.catch_warnings(record=True) as found:
+        use_quiet_imports()
+        warnings.warn('faster_coco_eval is not installed, so …', stacklevel=1)
+        warnings.warn('another', stacklevel=1)
+    assert [str(one.message) for one in found] == ['another']
 
 
 def test_one_screen(tmp_path, capsys):
