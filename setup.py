@@ -76,7 +76,7 @@ setup(
         },
         'download': ['gdown'],  # weights that are released on Google Drive
         'safetensors': ['safetensors'],  # weights in this format
-        'onnx': ['onnx', 'onnxscript', 'onnxruntime'],  # files for other runtimes
+        'onnx': ['onnx', 'onnxscript>=0.5', 'onnxruntime'],  # files for other runtimes
         'look': ['matplotlib'],  # pictures of models; OpenMMLab brings it too
     },
     entry_points={

@@ -16,7 +16,11 @@ PAGES = [
 FENCE = re.compile(r'^ *```(\w*)$')
 MARK = re.compile(r'^ *<!-- not run: (.+) -->$')
 HEADING = re.compile(r'^#+ +(.+?)\s*$')
-LINK = re.compile(r'\]\(([^)\s]+)\)')
+# [text](here "title"), [name]: here, and what HTML has
+LINK = re.compile(
+    r'\]\(([^)\s]+)(?:\s+"[^"]*")?\)|^ *\[[^\]]+\]: +(\S+)|\b(?:src|href)="([^"]+)"',
+    re.MULTILINE,
+)
 
 
 class Block(NamedTuple):
@@ -80,6 +84,12 @@ def prose_of(page: Path) -> list[str]:
         elif not inside:
             lines.append(re.sub(r'`[^`]*`(?!\])', '', line))
     return lines
+
+
+def links_of(page: Path) -> list[str]:
+    """Where the links and pictures of a page lead."""
+    text = '\n'.join(prose_of(page))
+    return [next(filter(None, found)) for found in LINK.findall(text)]
 
 
 def anchors_of(page: Path, slug) -> set[str]:

@@ -37,7 +37,7 @@ STOREYS = {
     'backbones': Storey(('ops', 'layers', 'weights')),
     'hosts': Storey(BELOW),
     'analysis': Storey(BELOW, lazy=('numpy', 'matplotlib', 'PIL')),
-    'export': Storey(BELOW, lazy=('onnxruntime',)),
+    'export': Storey(BELOW, lazy=('onnx_ir', 'onnxruntime', 'onnxscript')),
     'zoo.py': Storey((*BELOW, 'hosts')),
     '__init__.py': Storey(('__version__',), ()),
     # These two run where nothing else does.

@@ -170,6 +170,25 @@ def test_python(page, text, tmp_path):
     assert next(built.parameters()).requires_grad
 
 
+def inline():
+    """Pairs (page, code) of what stands in the text between backticks."""
+    for page in PAGES:
+        text = re.sub(r'^ *```.*?^ *```$', '', page.read_text(), flags=re.S | re.M)
+        yield from ((page, code) for code in re.findall(r'`([^`\n]+)`', text))
+
+
+def test_flags_and_commands_in_the_text_exist():
+    sources = [path.read_text() for path in (ROOT / 'mmssm').rglob('*.py')]
+    sources += [path.read_text() for path in (ROOT / 'tools').rglob('*.py')]
+    known = set(re.findall(r"'(--[a-z][\w-]*)'", '\n'.join(sources))) | {'--help'}
+    for page, code in inline():
+        flags = re.findall(r'(?<!\S)(--[a-z][\w-]*)', code)
+        ours = code.startswith(('--', 'mmssm-', 'python '))
+        assert not ours or known.issuperset(flags), (page.name, code)
+        for name in re.findall(r'^mmssm-([a-z][a-z-]*)', code):
+            assert hasattr(cli, name.replace('-', '_')), (page.name, code)
+
+
 def test_nothing_is_left_alone_for_nothing():
     first = {words[0] for _, words in commands()}
     assert first <= {*NOT_RUN, 'python'} | {

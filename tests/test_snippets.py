@@ -21,18 +21,20 @@ import pytest
 from mmengine.config import Config, ConfigDict
 from pages import PAGES, ROOT, Block, blocks_of, commands_of
 
+from mmssm.backbones import VMINet
+from mmssm.export import refusal
 from mmssm.openmmlab import cli
 from tools.demo import data
 
 pytestmark = pytest.mark.filterwarnings('ignore')
 # pages whose blocks other tests run, and which
-ELSEWHERE = {
-    'README.md': 'tests/test_readme.py',
-    'docs/export.md': 'tests/openmmlab/test_export.py',
-}
+ELSEWHERE = {'README.md': 'tests/test_readme.py'}
+# packages that are optional, and the pages that need them
+OPTIONAL = {'docs/export.md': refusal.PACKAGES}
 REASON = re.compile(
     r'(needs|takes|installs|starts|changes|is|sets up|part of|refers to|config) \w.*'
 )
+LANGUAGES = ('bash', 'python', 'text', 'bibtex', '')
 SMALL = ('scale', 'scales', 'crop_size', 'size', 'img_scale')
 SHORT = {
     'max_iters': 2,
@@ -47,6 +49,7 @@ SHORT = {
     'max_per_img': 10,
     'fc_out_channels': 32,
 }
+FEW = (1, 1, 1, 1)  # blocks
 PLAIN = ('cp', 'ln', 'ls', 'mkdir')
 FILE = re.compile(r'# ([\w/-]+\.py)\n')
 NUMBER = itertools.count()
@@ -92,6 +95,7 @@ def workspace(made, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(Config, 'fromfile', shortening(Config.fromfile))
+    monkeypatch.setitem(VMINet.zoo['ti'], 'depths', FEW)
     return tmp_path
 
 
@@ -120,7 +124,9 @@ def shortened(part, name=''):
         if name in ('decode_head', 'auxiliary_head'):
             cut['channels'] = 16
         if part.get('arch') == 'tiny':  # as wide, for the necks, and not as deep
-            cut['arch'] = dict(channels=64, depths=(1, 1, 1, 1))
+            cut['arch'] = dict(channels=64, depths=FEW)
+        if name == 'arch' and 'depths' in cut:
+            cut['depths'] = FEW
         if name == 'visualizer':
             cut.pop('name', None)
         return ConfigDict(cut)
@@ -164,6 +170,8 @@ def run(words: list[str], monkeypatch) -> None:
     ids=lambda page: str(page.relative_to(ROOT)),
 )
 def test_a_page_runs_from_top_to_bottom(page, workspace, monkeypatch):
+    for package in OPTIONAL.get(page.relative_to(ROOT).as_posix(), ()):
+        pytest.importorskip(package)
     names, variables = {'__name__': 'page'}, {}
     for block in of_code(page):
         file = FILE.match(block.text)
@@ -182,8 +190,11 @@ def test_every_block_is_run_or_says_why_not():
         for block in blocks_of(page):
             ours = re.search(r'^(mmssm-|python |pip |make )', block.text, re.M)
             assert block.language or not ours, f'{block.place}: a block of which kind?'
+            assert block.language in LANGUAGES, f'{block.place}: would not be run'
             if block.reason:
                 assert REASON.fullmatch(block.reason), (block.place, block.reason)
+                for test in re.findall(r'tests/[\w/]+\.py', block.reason):
+                    assert (ROOT / test).is_file(), (block.place, test)
     assert all((ROOT / test).is_file() for test in ELSEWHERE.values())
 
 

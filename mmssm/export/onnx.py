@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from mmssm.export.parity import ALLOWED
 from mmssm.export.program import export_program, quiet
 from mmssm.export.refusal import refuse_without_packages
+from mmssm.export.tidy import tidy
 from mmssm.weights import write_whole
 
 OPSET = 20
@@ -57,7 +58,9 @@ def export_onnx(
                 input_names=['image'],
                 output_names=[f'output_{i}' for i in range(count)],
                 verbose=False,
+                optimize=False,  # `tidy` takes its place
             )
+            tidy(onnx.model)
         except Exception as error:  # whatever the exporter says, over many lines
             raise ValueError(
                 f'{type(model).__name__} cannot be written as ONNX: {_cause(error)}'

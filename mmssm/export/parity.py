@@ -39,6 +39,15 @@ def compare_onnx(
 
     Raises ModuleNotFoundError without onnxruntime.
     """
+    return _compare(onnx_runner(path), model, sizes, channels)
+
+
+def onnx_runner(path: str | os.PathLike) -> Callable[[Tensor], list[Tensor]]:
+    """The file as a function of a batch of pictures.
+
+    onnxruntime takes as many threads as torch has.
+    Raises ModuleNotFoundError without it.
+    """
     refuse_without_packages()
     import onnxruntime
 
@@ -52,7 +61,7 @@ def compare_onnx(
         outputs = session.run(None, {'image': x.cpu().numpy()})
         return [torch.from_numpy(output) for output in outputs]
 
-    return _compare(run, model, sizes, channels)
+    return run
 
 
 def compare_program(

@@ -22,7 +22,7 @@ def linear_recurrence(decay: Tensor, x: Tensor) -> Tensor:
     """h_t = decay_t h_{t-1} + x_t, h_{-1} = 0, along the first axis: (L, ...)."""
     from torch._higher_order_ops.scan import scan_op  # not in every torch
 
-    length = x.shape[0]
+    length, *sizes = x.shape
     # one chunk more than needed: a count that may be 1 would be a special case
     count = length // CHUNK + 2
     decay, x = (_chunks(t, count, fill) for t, fill in ((decay, 1.0), (x, 0.0)))
@@ -30,13 +30,16 @@ def linear_recurrence(decay: Tensor, x: Tensor) -> Tensor:
     *_, products, inside = scan_op(_advance, [ones, zeros], [decay, x], ())
     _, entering = scan_op(_hand_on, [zeros[0]], [products[-1], inside[-1]], ())
     h = inside + products * entering
-    return h.transpose(0, 1).flatten(0, 1)[:length]
+    return h.transpose(0, 1).flatten(0, 1)[:length].unflatten(1, sizes)
 
 
 def _chunks(t: Tensor, count: int, fill: float) -> Tensor:
-    """(L, ...) -> (CHUNK, count, ...)."""
+    """(L, ...) -> (CHUNK, count, the rest).
+
+    As one axis: the exporter's time grows with the axes whose sizes it works out.
+    """
     missing = count * CHUNK - t.shape[0]
-    padded = F.pad(t, (0, 0) * (t.dim() - 1) + (0, missing), value=fill)
+    padded = F.pad(t.flatten(1), (0, 0, 0, missing), value=fill)
     return padded.unflatten(0, (count, CHUNK)).transpose(0, 1).contiguous()
 
 

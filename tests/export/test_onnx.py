@@ -23,7 +23,21 @@ def test_one_file_gives_what_torch_gives_at_every_size(family, tmp_path):
 
 
 @needs_onnx
-@pytest.mark.parametrize('family', ['spatial_mamba', 'vmamba', 'mila', 'vminet'])
+def test_nothing_is_left_that_does_nothing(tmp_path):
+    import onnx
+
+    export_onnx(small('spatial_mamba'), tmp_path / 'model.onnx')
+    graph = onnx.load(tmp_path / 'model.onnx').graph
+    kinds = {node.op_type for node in graph.node}
+    assert kinds.isdisjoint({'CastLike', 'Constant', 'Identity', 'BatchNormalization'})
+    used = {name for node in graph.node for name in node.input}
+    assert {weight.name for weight in graph.initializer} <= used
+    made = [(n.op_type, *n.input, *map(str, n.attribute)) for n in graph.node]
+    assert len(set(made)) == len(made)
+
+
+@needs_onnx
+@pytest.mark.parametrize('family', FAMILIES)
 def test_half_precision(family, tmp_path):
     model, path = small(family).half(), tmp_path / 'model.onnx'
     export_onnx(model, path)

@@ -11,7 +11,14 @@ from openmmlab.engine import tiny
 from parity import assert_equal_in_double
 
 from mmssm import registry  # noqa: F401  builds hosts
-from mmssm.export import refusal
+from mmssm.export import (
+    compare_onnx,
+    compare_program,
+    export_onnx,
+    export_program,
+    refusal,
+    save_program,
+)
 from mmssm.hosts import SSM2DHost
 from mmssm.openmmlab.any_size import with_free_sizes
 from mmssm.openmmlab.cli import export
@@ -26,6 +33,7 @@ DEMO = (
     .parents[2]
     .joinpath('configs/demo/mask-rcnn_vminet-demo_fpn_shapes.py')
 )
+SIZES = [(64, 64), (33, 71), (97, 130)]
 needs_onnx = pytest.mark.skipif(
     refusal.missing() != [], reason=f'ONNX files need {", ".join(refusal.PACKAGES)}'
 )
@@ -123,6 +131,23 @@ def test_windows_of_any_size_are_those_of_the_host(package, size):
     with torch.no_grad():
         for actual, expected in zip(with_free_sizes(model)(x), model(x), strict=True):
             assert_equal_in_double(actual, expected)
+
+
+@needs_onnx
+def test_one_onnx_file_of_a_host_serves_every_size(tmp_path):
+    model, path = swin('mmdet', depths=(2, 1)), tmp_path / 'model.onnx'
+    export_onnx(with_free_sizes(model), path)
+    found = compare_onnx(path, model, SIZES)
+    assert [one.size for one in found] == SIZES
+    # the file rounds as much as the network does, and cuts kernels at 1e-6
+    assert all(one.error < 1e-4 for one in found), found
+
+
+def test_one_program_of_a_host_serves_every_size(tmp_path):
+    model, path = swin('mmseg', depths=(2, 1)), tmp_path / 'model.pt2'
+    save_program(export_program(with_free_sizes(model)), path)
+    found = compare_program(path, model, SIZES)
+    assert all(one.error < 1e-4 for one in found), found
 
 
 def test_models_without_raw_outputs_are_refused():

@@ -52,15 +52,11 @@ def network_error(
     """Of a backbone against itself with the naive twins of the ops.
 
     In training, with gradients, and in inference from the third image on, for which
-    layers may have kept something.  Parameters that start at zero are moved, so that
-    none hides what it multiplies.
+    layers may have kept something.
     """
     torch.manual_seed(0)
     model = copy.deepcopy(model).to(device, torch.float64)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if not parameter.any():
-                parameter.normal_(std=0.1)
+    move_zeros(model)
     image = torch.randn(2, 3, *size, dtype=torch.float64).to(device).requires_grad_()
     leaves = [image, *(p for p in model.parameters() if p.requires_grad)]
     model.train()
@@ -68,6 +64,14 @@ def network_error(
     with definitions():
         naive = passed_back(lambda: model(image), leaves)
     return worst([largest_error(fast, naive), _inference_error(model, image)])
+
+
+def move_zeros(model: nn.Module) -> None:
+    """Move parameters that start at zero, so that none hides what it multiplies."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if not parameter.any():
+                parameter.normal_(std=0.1)
 
 
 def _inference_error(model: nn.Module, image: Tensor) -> float:

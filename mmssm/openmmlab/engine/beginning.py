@@ -35,7 +35,6 @@ FOR_THE_FILE = (
 ENDS = ('is skipped since its requires_grad=False',)  # a line for each frozen weight
 # how warnings of other packages begin that nobody can do anything about
 MEANINGLESS = (
-    'faster_coco_eval is not installed',
     'Default ``avg_non_ignore`` is False',
     'The draw is False',
     '`torch.jit',

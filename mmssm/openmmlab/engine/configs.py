@@ -9,6 +9,7 @@ from pathlib import Path
 from mmengine.config import Config, ConfigDict
 
 from mmssm.layers.arguments import shown
+from mmssm.openmmlab.engine.quiet import use_quiet_imports
 from mmssm.openmmlab.errors import MissingPackage, UserError
 
 DETECTION, SEGMENTATION, CLASSIFICATION = SCOPES = 'mmdet', 'mmseg', 'mmpretrain'
@@ -38,6 +39,7 @@ def read_config(
     options: 'a.b.c' -> value.  work_dir: else the config's own, else
     work_dirs/NAME_OF_THE_CONFIG.
     """
+    use_quiet_imports()
     try:
         cfg = Config.fromfile(path)
     except FileNotFoundError as error:

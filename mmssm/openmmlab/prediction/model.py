@@ -23,7 +23,12 @@ from mmssm.openmmlab.engine.classes import names_in
 from mmssm.openmmlab.engine.config_keys import check_config
 from mmssm.openmmlab.errors import UserError
 from mmssm.openmmlab.prediction.drawing import class_colours
-from mmssm.openmmlab.prediction.results import THINGS, Detections, Segmentation
+from mmssm.openmmlab.prediction.results import (
+    NOTHING,
+    THINGS,
+    Detections,
+    Segmentation,
+)
 from mmssm.openmmlab.prediction.slicing import (
     AveragedLabels,
     merge_detections,
@@ -31,6 +36,7 @@ from mmssm.openmmlab.prediction.slicing import (
 )
 from mmssm.weights import unwrap
 
+GREY = (128, 128, 128)
 Picture = str | Path | np.ndarray | Image.Image
 Result = Detections | Segmentation
 
@@ -283,8 +289,7 @@ class Predictor:
             return self._segmentation(image, _labels(sample.pred_sem_seg.data))
         if 'pred_panoptic_seg' in sample:
             found = _labels(sample.pred_panoptic_seg.sem_seg).astype(np.int64)
-            whole = self._segmentation(image, found % THINGS)
-            return whole._replace(segments=found)
+            return self._panoptic(image, found)
         if 'pred_instances' not in sample:
             raise UserError(
                 f'{type(self.model).__name__} gives no boxes, masks or labels; '
@@ -311,6 +316,18 @@ class Predictor:
         classes, colours = self._names(int(labels.max()) + 1)
         kind = np.uint8 if len(classes) <= 256 else np.uint16
         return Segmentation(_rgb(image), classes, colours, labels.astype(kind))
+
+    def _panoptic(self, image: np.ndarray, segments: np.ndarray) -> Segmentation:
+        """segments: (H, W), label + THINGS * number; the label after the last class
+        is that of pixels without a segment."""
+        count = self.model.panoptic_fusion_head.num_classes
+        classes, colours = self._names(count)
+        whole = self._segmentation(image, segments % THINGS)
+        return whole._replace(
+            classes=(*classes[:count], NOTHING),
+            colours=[*colours[:count], GREY],
+            segments=segments,
+        )
 
     def _names(self, count: int) -> tuple[Sequence[str], list[tuple[int, int, int]]]:
         """Names and colours of at least this many labels."""

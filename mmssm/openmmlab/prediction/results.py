@@ -12,6 +12,7 @@ from mmssm.openmmlab.prediction import drawing
 from mmssm.weights import write_whole
 
 THINGS = 1000  # panoptic maps of mmdet hold label + 1000 * number of the object
+NOTHING = 'no segment'  # the last class of panoptic maps, for the rest of the picture
 
 
 class Detections(NamedTuple):

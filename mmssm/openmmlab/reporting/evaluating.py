@@ -7,8 +7,9 @@ import numpy as np
 
 from mmssm.openmmlab.errors import UserError
 from mmssm.openmmlab.prediction import Detections, Predictor, Segmentation
+from mmssm.openmmlab.prediction.results import NOTHING
 from mmssm.openmmlab.reporting.matching import Matches, match
-from mmssm.openmmlab.reporting.panoptic import NOTHING, PanopticTable, mean
+from mmssm.openmmlab.reporting.panoptic import PanopticTable, mean
 from mmssm.openmmlab.reporting.tables import (
     ObjectTable,
     RegionTable,

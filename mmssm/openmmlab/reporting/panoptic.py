@@ -9,8 +9,6 @@ from mmssm.openmmlab.prediction.results import THINGS, Segmentation
 from mmssm.openmmlab.reporting.segments import VOID, Segments
 from mmssm.openmmlab.reporting.tables import Row, pixel_counts, region_numbers
 
-NOTHING = 'no segment'
-
 
 class Quality(NamedTuple):
     """Sums over segments, for each class.

@@ -1,14 +1,17 @@
 """Before the first iteration a run says what a person needs, and the file the rest."""
 
 import itertools
+import logging
 import re
 import warnings
 
+import mmengine.logging
 import pytest
 from openmmlab.engine import tiny, toy
 
 from mmssm.openmmlab import cli
 from mmssm.openmmlab.engine import beginning
+from mmssm.openmmlab.engine.quiet import use_quiet_imports
 
 NUMBERS = itertools.count()
 
@@ -18,6 +21,22 @@ def train(config, work_dir, *changes):
     cli.train(
         [str(config), '--work-dir', str(work_dir), '--cfg-options', name, *changes]
     )
+
+
+def test_notes_for_developers_are_not_printed(capsys):
+    use_quiet_imports()
+    use_quiet_imports()
+    print_log = mmengine.logging.print_log
+    print_log('datasets of another package are not there', level=logging.DEBUG)
+    assert capsys.readouterr().out == ''
+    print_log('a message', level=logging.INFO)
+    print_log('a warning', None, logging.WARNING)
+    assert capsys.readouterr().out.split('\n')[:2] == ['a message', 'a warning']
+    with warnings.catch_warnings(record=True) as found:
+        use_quiet_imports()
+        warnings.warn('faster_coco_eval is not installed, so …', stacklevel=1)
+        warnings.warn('another', stacklevel=1)
+    assert [str(one.message) for one in found] == ['another']
 
 
 def test_one_screen(tmp_path, capsys):

@@ -1,142 +1,44 @@
 """Panoptic truth and predictions: qualities by hand, and the commands on tiny data."""
 
 import json
+import sys
 from importlib.util import find_spec
+from types import ModuleType
 
 import numpy as np
 import pytest
-import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, DefaultScope
 from openmmlab.engine import tiny
-from PIL import Image
+from openmmlab.reporting.panoptic_models import (
+    HEIGHT,
+    MODEL_TEXTS,
+    STUFF,
+    THING,
+    WIDTH,
+    write_model,
+)
 
 from mmssm.openmmlab import cli
 from mmssm.openmmlab.errors import UserError
-from mmssm.openmmlab.prediction import Segmentation
+from mmssm.openmmlab.prediction import Segmentation, load
 from mmssm.openmmlab.reporting.evaluating import evaluate
 from mmssm.openmmlab.reporting.panoptic import PanopticTable, quality
 from mmssm.openmmlab.reporting.segments import VOID, Segments, read_segments
 from mmssm.openmmlab.reporting.truth import Truths
-from mmssm.weights import save_file
 
 pytestmark = pytest.mark.filterwarnings('ignore')
-HEIGHT, WIDTH = 40, 64
-THING, STUFF = 'box', ('ground', 'sky')
-
-MODEL = """
-default_scope = 'mmdet'
-heads = dict(num_things_classes=1, num_stuff_classes=2)
-nms = dict(type='nms', iou_threshold=0.5)
-roi = dict(type='SingleRoIExtractor', out_channels=8, featmap_strides=[4, 8, 16, 32])
-model = dict(
-    type='PanopticFPN',
-    data_preprocessor=dict(
-        type='DetDataPreprocessor', mean=[127.0] * 3, std=[60.0] * 3, pad_mask=True,
-        pad_seg=True, pad_size_divisor=32),
-    backbone=dict(
-        type='mmssm.VMINet',
-        arch=dict(channels=4, depths=(1, 1, 1, 1), expand=2)),
-    neck=dict(type='FPN', in_channels=[4, 8, 16, 32], out_channels=8, num_outs=5),
-    rpn_head=dict(
-        type='RPNHead', in_channels=8, feat_channels=8,
-        anchor_generator=dict(
-            type='AnchorGenerator', scales=[8], ratios=[0.5, 1.0],
-            strides=[4, 8, 16, 32, 64]),
-        bbox_coder=dict(type='DeltaXYWHBBoxCoder')),
-    roi_head=dict(
-        type='StandardRoIHead',
-        bbox_roi_extractor=dict(
-            roi_layer=dict(type='RoIAlign', output_size=7, sampling_ratio=0), **roi),
-        bbox_head=dict(
-            type='Shared2FCBBoxHead', in_channels=8, fc_out_channels=16,
-            roi_feat_size=7, num_classes=1,
-            bbox_coder=dict(type='DeltaXYWHBBoxCoder')),
-        mask_roi_extractor=dict(
-            roi_layer=dict(type='RoIAlign', output_size=14, sampling_ratio=0), **roi),
-        mask_head=dict(
-            type='FCNMaskHead', num_convs=1, in_channels=8, conv_out_channels=8,
-            num_classes=1)),
-    semantic_head=dict(
-        type='PanopticFPNHead', in_channels=8, inner_channels=8, start_level=0,
-        end_level=4, norm_cfg=dict(type='GN', num_groups=2), **heads),
-    panoptic_fusion_head=dict(type='HeuristicFusionHead', **heads),
-    test_cfg=dict(
-        rpn=dict(nms_pre=50, max_per_img=5, nms=nms, min_bbox_size=0),
-        rcnn=dict(
-            score_thr=0.05, max_per_img=5, mask_thr_binary=0.5,
-            nms=dict(nms, class_agnostic=True)),
-        panoptic=dict(mask_overlap=0.5, stuff_area_limit=1)))
-load = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadPanopticAnnotations'),
-]
-pack = dict(
-    type='PackDetInputs',
-    meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'))
-scale = dict(type='Resize', scale=(64, 64), keep_ratio=True)
-dataset = dict(
-    type='CocoPanopticDataset', data_root='{root}', ann_file='panoptic.json',
-    data_prefix=dict(img='images', seg='maps'), test_mode=True,
-    metainfo=dict(
-        classes=('box', 'ground', 'sky'), thing_classes=('box',),
-        stuff_classes=('ground', 'sky')),
-    pipeline=[load[0], scale, load[1], pack])
-test_dataloader = dict(
-    batch_size=1, num_workers=0, dataset=dataset, sampler=dict(type='DefaultSampler'))
-val_dataloader = train_dataloader = test_dataloader
-"""
-
-
-def write_data(root):
-    """Two pictures: sky over ground, one box, and a crowd in the second one."""
-    for folder in ('images', 'maps'):
-        (root / folder).mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    images, annotations = [], []
-    for number in (1, 2):
-        image = rng.integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
-        Image.fromarray(image).save(root / f'images/{number}.jpg')
-        ids = np.full((HEIGHT, WIDTH), 70000)
-        ids[:20] = 3
-        ids[25:35, 10:30] = 258
-        ids[:2] = 0  # nothing
-        segments = [entry(70000, 2), entry(3, 3), entry(258, 1)]
-        if number == 2:
-            ids[25:35, 40:60] = 9
-            segments.append(entry(9, 1, iscrowd=1))
-        channels = [ids % 256, ids // 256 % 256, ids // 65536]
-        pixels = np.stack(channels, 2).astype(np.uint8)
-        Image.fromarray(pixels).save(root / f'maps/{number}.png')
-        name = f'{number}.jpg'
-        images.append(dict(id=number, file_name=name, width=WIDTH, height=HEIGHT))
-        annotations.append(
-            dict(image_id=number, file_name=f'{number}.png', segments_info=segments)
-        )
-    names = ((1, THING, 1), (2, STUFF[0], 0), (3, STUFF[1], 0))
-    categories = [dict(id=i, name=n, isthing=thing) for i, n, thing in names]
-    content = dict(images=images, annotations=annotations, categories=categories)
-    (root / 'panoptic.json').write_text(json.dumps(content))
-
-
-def entry(number, category, **more):
-    box = dict(bbox=[0, 0, 20, 10], area=200, iscrowd=0)
-    return {'id': number, 'category_id': category, **box, **more}
 
 
 @pytest.fixture(scope='module')
 def files(tmp_path_factory):
-    """Config and weights, as they are before training, of a PanopticFPN."""
-    folder = tmp_path_factory.mktemp('panoptic')
-    write_data(folder / 'data')
-    config = folder / 'panoptic.py'
-    config.write_text(MODEL.replace('{root}', f'{folder}/data'))
-    torch.manual_seed(0)
-    with DefaultScope.overwrite_default_scope('mmdet'):
-        model = MODELS.build(Config.fromfile(config).model)
-    weights = folder / 'panoptic.pth'
-    save_file({'meta': {}, 'state_dict': model.state_dict()}, weights)
-    return str(config), str(weights)
+    """Config and weights of a PanopticFPN."""
+    return write_model(tmp_path_factory.mktemp('panoptic'), 'PanopticFPN')
+
+
+@pytest.fixture(scope='module', params=MODEL_TEXTS)
+def each(request, tmp_path_factory):
+    """The same of either kind."""
+    return write_model(tmp_path_factory.mktemp('panoptic'), request.param)
 
 
 def test_the_truth_is_that_of_the_png(files):
@@ -250,8 +152,8 @@ def test_the_truth_itself_has_quality_one(files):
     assert np.trace(result.confusion) == result.confusion.sum()
 
 
-def test_commands(files, tmp_path, capsys):
-    cli.analyse(['confusion', *files, '--out', str(tmp_path), '--device', 'cpu'])
+def test_commands(each, tmp_path, capsys):
+    cli.analyse(['confusion', *each, '--out', str(tmp_path), '--device', 'cpu'])
     printed = capsys.readouterr().out
     content = json.loads((tmp_path / 'confusion.json').read_text())
     assert content['counts of'] == 'pixels'
@@ -261,11 +163,51 @@ def test_commands(files, tmp_path, capsys):
     assert 'PQ of things' in printed
     assert (tmp_path / 'confusion.png').stat().st_size > 1000
     flags = ['--by', 'metric', '--out', str(tmp_path), '--device', 'cpu']
-    cli.analyse(['worst', *files, *flags])
+    cli.analyse(['worst', *each, *flags])
     worst = json.loads((tmp_path / 'worst.json').read_text())
     assert worst['measure'] == 'PQ'
     assert len(worst['pictures']) == 2
     assert 'missed' in worst['pictures'][0]['about']
+
+
+def test_pixels_without_a_segment_are_named(each, tmp_path):
+    """They have the label after the last class, and leave the colours as they are."""
+    palette = [(1, 2, 3), (4, 5, 6), (7, 8, 9)]
+    cfg = Config.fromfile(each[0])
+    cfg.test_dataloader.dataset.metainfo.palette = palette
+    cfg.model.test_cfg.object_mask_thr = 1.1  # Mask2Former finds nothing
+    model = load(cfg, each[1], 'cpu')
+    found = model(np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+    assert found.classes == (THING, *STUFF, 'no segment')
+    assert found.colours == [*palette, (128, 128, 128)]
+    if 'Mask2Former' in each[0]:
+        assert found.shares() == {'no segment': 1.0}
+
+
+@pytest.fixture
+def panopticapi(monkeypatch):
+    """What mmdet's step of the pipeline takes of the package of this name."""
+    package, utils = ModuleType('panopticapi'), ModuleType('panopticapi.utils')
+    utils.rgb2id = lambda c: c.astype(int) @ np.array([1, 256, 65536])
+    package.utils = utils
+    monkeypatch.setitem(sys.modules, 'panopticapi', package)
+    monkeypatch.setitem(sys.modules, 'panopticapi.utils', utils)
+
+
+def test_losses_and_what_the_pipeline_feeds(each, panopticapi, tmp_path):
+    flags = ['--out', str(tmp_path)]
+    cli.analyse(['worst', *each, *flags, '--device', 'cpu'])
+    worst = json.loads((tmp_path / 'worst.json').read_text())
+    losses = [picture['loss'] for picture in worst['pictures']]
+    assert np.isfinite(losses).all()
+    assert worst['by_loss'] == np.argsort(losses)[::-1].tolist()
+    assert {path.name for path in tmp_path.glob('*.png')} == {
+        'worst_by_loss.png',
+        'worst_by_metric.png',
+    }
+    cli.analyse(['browse', *each[:1], *flags])
+    fed = json.loads((tmp_path / 'browse.json').read_text())['pictures']
+    assert [picture['name'] for picture in fed] == ['1.jpg', '2.jpg']
 
 
 @pytest.mark.skipif(
