@@ -60,6 +60,7 @@ def stage_maps(backbone: nn.Module, x: Tensor) -> list[Tensor]:
 
     Of the backbones of this package before the norms of the outputs, behind which all
     positions have nearly the same norm; of others their outputs.
+    Raises ValueError for a backbone that gives no maps.
     """
     with torch.no_grad():
         if isinstance(backbone, HierarchicalBackbone):
@@ -67,6 +68,12 @@ def stage_maps(backbone: nn.Module, x: Tensor) -> list[Tensor]:
         else:
             maps = backbone(x)
     maps = [maps] if isinstance(maps, Tensor) else maps
+    for values in maps:
+        if not isinstance(values, Tensor) or values.dim() != 4:
+            shape = tuple(getattr(values, 'shape', ()))
+            raise ValueError(
+                f'{type(backbone).__name__} gives {shape}; expected maps (B, C, H, W)'
+            )
     return [values[0] for values in maps]
 
 

@@ -150,7 +150,7 @@ def counting() -> Iterator[Callable[[], Count]]:
     """
     with (
         counting_ops() as ops,
-        FlopCounterMode(display=False, custom_mapping=FFTS) as counter,
+        FlopCounterMode(display=False, custom_mapping=FORMULAS) as counter,
     ):
         yield lambda: Count(
             counter.get_total_flops() // 2 + sum(ops.values()), dict(ops)
@@ -171,9 +171,19 @@ def _backward(x: Tensor, axes: list[int], *rest: object, out_val: Tensor) -> int
     return _transforms(out_val, axes)
 
 
+def _attention(
+    query: torch.Size, key: torch.Size, value: torch.Size, *rest: object, **more: object
+) -> int:
+    """Twice the count of q k^T and of its product with v."""
+    *_, heads, rows, width = query
+    return 2 * query[0] * heads * rows * key[-2] * (width + value[-1])
+
+
 for _formula in (_forward, _backward):
     _formula._get_raw = True  # tensors, not their shapes: torch's mark for it
-FFTS = {
+# what torch's counter has no formula of; it knows attention on GPUs and on 'meta'
+FORMULAS = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     torch.ops.aten._fft_r2c: _forward,
     torch.ops.aten._fft_c2r: _backward,
     torch.ops.aten._fft_c2c: _forward,

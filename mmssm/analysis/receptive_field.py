@@ -233,7 +233,11 @@ def _map(outputs: object, index: int) -> Tensor:
         raise ValueError(f'output is {index}; the backbone gives {len(maps)} maps')
     y = maps[index]
     if not isinstance(y, Tensor) or y.dim() != 4:
-        raise ValueError(f'output {index} is no map (B, C, H, W)')
+        shape = tuple(getattr(y, 'shape', ()))
+        raise ValueError(
+            f'output {index} of the backbone has shape {shape}; expected a map '
+            '(B, C, H, W)'
+        )
     return y
 
 

@@ -91,23 +91,33 @@ def recipe_of(cfg: Config) -> Recipe:
             'data_preprocessor); mmssm-evaluate reads RGB. mmssm-test evaluates it'
         )
     recipe = Recipe(mean=tuple(preprocessor.mean), std=tuple(preprocessor.std))
-    crop, edge = kinds.get('CenterCrop'), kinds.get('ResizeEdge') or kinds.get('Resize')
-    if edge is None and crop is None:
-        side = int((cfg.model.backbone.get('train_size') or 0) or _img_size(cfg))
+    side = side_of(cfg)
+    if side is None:
+        raise UserError(f'the test pipeline of {cfg.filename} tells no size; {SIZES}')
+    edge = kinds.get('ResizeEdge') or kinds.get('Resize')
+    if edge is None:
         return recipe._replace(resize=side, crop=side)
-    side = _side((crop or edge).get('crop_size' if crop else 'scale'))
-    resize = _side(edge['scale']) if edge else side
-    how = (edge or {}).get('interpolation', 'bilinear')
-    return recipe._replace(resize=resize, crop=side, interpolation=how)
+    how = edge.get('interpolation', 'bilinear')
+    return recipe._replace(resize=_side(edge['scale']), crop=side, interpolation=how)
+
+
+def side_of(cfg: Config) -> int | None:
+    """Of the pictures of a classifier in tests; None where its config is silent."""
+    steps = cfg.get('test_pipeline') or (cfg.get('test_dataloader') or {}).get(
+        'dataset', {}
+    ).get('pipeline', [])
+    kinds = {str(step['type']).split('.')[-1]: step for step in steps}
+    for kind, key in (
+        ('CenterCrop', 'crop_size'),
+        ('ResizeEdge', 'scale'),
+        ('Resize', 'scale'),
+    ):
+        if kind in kinds:
+            return _side(kinds[kind][key])
+    backbone = cfg.model.backbone
+    size = backbone.get('train_size') or backbone.get('host', backbone).get('img_size')
+    return _side(size) if size else None
 
 
 def _side(size: int | Sequence[int]) -> int:
     return size if isinstance(size, int) else int(size[0])
-
-
-def _img_size(cfg: Config) -> int:
-    backbone = cfg.model.backbone
-    size = backbone.get('host', backbone).get('img_size')
-    if size is None:
-        raise UserError(f'the test pipeline of {cfg.filename} tells no size; {SIZES}')
-    return _side(size)

@@ -5,6 +5,8 @@ what is missing then is named together with the way to install it.
 """
 
 import argparse
+import ast
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -279,7 +281,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 class _Settings(argparse.Action):
-    """mmengine's DictAction, which --help does without."""
+    """mmengine's DictAction, which --help does without, and dicts as configs have them.
+
+    KEY="[dict(type='EMAHook',momentum=0.02)]": where `dict(` or `{` is in a value it is
+    one of Python, of constants, lists, tuples and dicts.
+    """
 
     def __call__(
         self,
@@ -291,7 +297,47 @@ class _Settings(argparse.Action):
         from mmengine.config import DictAction
 
         action = DictAction(self.option_strings, self.dest, nargs=self.nargs)
-        action(parser, namespace, values, option_string)
+        found = dict(getattr(namespace, self.dest) or {})
+        for given in values or ():
+            key, _, text = str(given).partition('=')
+            if 'dict(' in text or '{' in text:
+                # what is none of Python's may be text, such as '{:08d}.png'
+                with contextlib.suppress(SyntaxError, TypeError, ValueError):
+                    found[key] = _constant(ast.parse(text, mode='eval').body)
+                    continue
+            one = argparse.Namespace()
+            try:
+                if 'dict(' in text:
+                    raise ValueError(text)
+                action(parser, one, [given], option_string)
+            except (AssertionError, RecursionError, ValueError):
+                parser.error(
+                    f'{option_string} {given}: expected KEY=VALUE, and as VALUE a '
+                    'number, a text, or lists and dicts of these, without blanks'
+                )
+            found |= getattr(one, self.dest)
+        setattr(namespace, self.dest, found)
+
+
+def _constant(node: ast.expr) -> object:
+    """The value of an expression of constants, lists, tuples and dicts.
+
+    Raises ValueError for any other.
+    """
+    if isinstance(node, ast.List):
+        return [_constant(item) for item in node.elts]
+    if isinstance(node, ast.Tuple):
+        return tuple(_constant(item) for item in node.elts)
+    if isinstance(node, ast.Dict) and None not in node.keys:
+        return {
+            _constant(key): _constant(value)
+            for key, value in zip(node.keys, node.values, strict=True)
+        }
+    called = isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    named = called and not node.args and all(word.arg for word in node.keywords)
+    if named and node.func.id == 'dict':
+        return {word.arg: _constant(word.value) for word in node.keywords}
+    return ast.literal_eval(node)
 
 
 def _parser(name: str, description: str | None) -> argparse.ArgumentParser:

@@ -57,6 +57,14 @@ def test_filter_by_hand():
     assert count.ops == {'ssm2d': count.total}
 
 
+@pytest.mark.parametrize('device', ['cpu', 'meta'])
+def test_attention_of_torch_is_counted_on_every_device(device):
+    query, key = (torch.zeros(2, 3, n, 8, device=device) for n in (5, 7))
+    with counting() as read, torch.no_grad():
+        nn.functional.scaled_dot_product_attention(query, key, key)
+    assert read().total == 2 * 3 * 5 * 7 * (8 + 8)
+
+
 def test_linear_attention_by_hand():
     # 15 positions, 2 heads of 4 channels: 4 x 4 states made and read, and the levels
     attention = 2 * (15 * 2 * (4 * 4 + 4 * 4) + 15 * 8)

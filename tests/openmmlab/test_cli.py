@@ -1,5 +1,6 @@
 """The two tools as their users call them, on a real detector and segmenter."""
 
+import argparse
 import itertools
 import os
 import pickle
@@ -218,3 +219,32 @@ def test_the_place_of_a_process_comes_from_flag_or_launcher(monkeypatch):
     assert os.environ['LOCAL_RANK'] == '3'
     cli._parse(parser, ['config.py', '--local-rank', '1'])
     assert os.environ['LOCAL_RANK'] == '3'  # set by a launcher
+
+
+@pytest.mark.parametrize(
+    ('given', 'expected'),
+    [
+        ("[dict(type='EMAHook',momentum=0.02)]", [dict(type='EMAHook', momentum=0.02)]),
+        ('dict(a=dict(b=(1,-2)),c=None)', dict(a=dict(b=(1, -2)), c=None)),
+        ("{'a':[{'b':True}]}", {'a': [{'b': True}]}),
+        ('{:08d}.png', '{:08d}.png'),
+        ('[1,(2.5,x)]', [1, (2.5, 'x')]),
+        ('None', None),
+    ],
+)
+def test_settings_on_the_command_line(given, expected):
+    parser = argparse.ArgumentParser()
+    cli.add_options(parser)
+    args = parser.parse_args(['--cfg-options', f'a.b={given}', 'c=1'])
+    assert args.cfg_options == {'a.b': expected, 'c': 1}
+
+
+@pytest.mark.parametrize(
+    'given', ['[1,2', 'dict(a=print(1))', '[dict(**b)]', 'dict(1)']
+)
+def test_settings_that_are_none(given, capsys):
+    parser = argparse.ArgumentParser()
+    cli.add_options(parser)
+    with pytest.raises(SystemExit):
+        parser.parse_args(['--cfg-options', f'a={given}'])
+    assert f'--cfg-options a={given}: expected KEY=VALUE' in capsys.readouterr().err

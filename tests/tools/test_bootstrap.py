@@ -288,13 +288,17 @@ def test_a_failure_is_explained(output: str, words: str):
 
 
 def test_the_steps_install_the_pinned_packages():
-    for stack, mmcv in (('onedl', 'onedl-mmcv==2.3.6'), ('openmmlab', 'mmcv==2.1.0')):
+    for stack, mmcv, pretrain in (
+        ('onedl', 'onedl-mmcv==2.3.6', 'onedl-mmpretrain==1.3.6'),
+        ('openmmlab', 'mmcv==2.1.0', 'mmpretrain==1.2.0'),
+    ):
         steps = bootstrap.steps(stack, 'torch==2.13.0 --pre', Path('.venv'))
         commands = [step.command for step in steps]
         assert commands[1][-2:] == ['torch==2.13.0', '--pre']
         assert commands[2][-2:] == ['--no-build-isolation', mmcv]
         assert f'requirements/{stack}.txt' in commands[3]
-        assert commands[4][-3:] == ['.venv/hosts', '-r', 'requirements/timm.txt']
+        hosts = ['.venv/hosts', '-r', 'requirements/hosts.txt', pretrain]
+        assert commands[4][-4:] == hosts
         assert {'--no-deps', '--target'} < set(commands[4])
         assert commands[5][-1] == 'opencv-python-headless==4.12.0.88'
         assert commands[6][-2:] == ['-e', '.']

@@ -25,6 +25,7 @@ from tools.environment.machine import compilers, problems, used_gigabytes
 
 ROOT = Path(__file__).resolve().parents[2]
 VENVS = {'onedl': '.venv', 'openmmlab': '.venv-openmmlab'}
+PRETRAIN = {'onedl': 'pretrain', 'openmmlab': 'pretrain-openmmlab'}
 UNFIT = 3
 # mmcv must fit this torch, and have operators for the GPU where torch sees one.
 PROBE = f"""
@@ -72,7 +73,7 @@ class StepFailed(SetupError):
 
 def requirement_files(stack: str) -> list[Path]:
     """What the environment of `stack` follows from."""
-    names = ('torch', 'build', 'constraints', stack, 'dev', 'timm')
+    names = ('torch', 'build', 'constraints', stack, 'dev', 'hosts', PRETRAIN[stack])
     return [ROOT / f'requirements/{name}.txt' for name in names]
 
 
@@ -94,7 +95,7 @@ def steps(stack: str, torch: str, venv: Path) -> list[Step]:
     """The commands that fill the environment, in order."""
     pip = [str(venv / 'bin/python'), '-m', 'pip', 'install']
     pip += ['-c', 'requirements/constraints.txt']
-    mmcv = pinned('mmcv', stack)
+    mmcv, pretrain = pinned('mmcv', stack), pinned('mmpretrain', PRETRAIN[stack])
     headless = pinned('opencv-python-headless', 'constraints')
     return [
         # Small, so that a missing network shows at once.
@@ -114,7 +115,7 @@ def steps(stack: str, torch: str, venv: Path) -> list[Step]:
             'hosts of other packages, for the tests',
             [
                 *(*pip, '--no-deps', '--upgrade', '--target', str(venv / 'hosts')),
-                *('-r', 'requirements/timm.txt'),
+                *('-r', 'requirements/hosts.txt', pretrain),
             ],
         ),
         # OpenMMLab requires opencv-python, which loads libGL; the last one owns cv2/.

@@ -18,10 +18,10 @@ from mmssm.export import (
 from mmssm.export.program import SIZE
 from mmssm.export.refusal import refuse_without_packages
 from mmssm.openmmlab.cli import add_config
-from mmssm.openmmlab.engine.configs import read_config
+from mmssm.openmmlab.engine.configs import read_config, require
 from mmssm.openmmlab.errors import UserError
-from mmssm.openmmlab.exporting import exportable, preparation
-from mmssm.openmmlab.prediction import load
+from mmssm.openmmlab.exporting import exportable, preparation, refuse_any_size
+from mmssm.openmmlab.prediction import trained_model
 
 SIZES = [(224, 224), (193, 321), (320, 256)]  # of --check
 ENDINGS = {'onnx': '.onnx', 'torch': '.pt2'}
@@ -35,9 +35,11 @@ def main(argv: Sequence[str] | None, name: str) -> int:
         raise UserError(f'{out} does not end in {ENDINGS[args.to]}')
     if args.to == 'onnx':
         refuse_without_packages()
-    whole = load(
-        read_config(args.config, args.cfg_options), args.checkpoint, 'cpu'
-    ).model
+    cfg = read_config(args.config, args.cfg_options)
+    require(cfg)
+    whole, _ = trained_model(cfg, args.checkpoint, 'cpu')
+    if args.size is None:
+        refuse_any_size(whole)
     model = exportable(whole, args.backbone)
     model = model.half() if args.half else model.float()
     example = _example(model, args)

@@ -4,10 +4,11 @@
     mmssm-flops spatial_mamba_tiny
 
 One image of height and width --shape goes through the model: by default 800 x 1280 for
-a detector and 512 x 2048 for a segmenter, as in the published tables, and 224 x 224 for
-a model of the zoo, which needs torch only.  A multiplication with its addition counts
-one; `mmssm.analysis.flops` has the formulas of the operators.  A two-stage detector is
-counted with as many proposals as its config allows.
+a detector and 512 x 2048 for a segmenter, as in the published tables, one of its tests
+for a classifier, and 224 x 224 for a model of the zoo, which needs torch only.  A
+multiplication with its addition counts one; `mmssm.analysis.flops` has the formulas of
+the operators.  A two-stage detector is counted with as many proposals as its config
+allows.
 
 A line for each module follows, down to --depth names; 0 leaves the table out.  What a
 module computes beside the modules in it has a line NAME.(itself).
@@ -30,7 +31,12 @@ from mmssm.openmmlab.errors import UserError
 if TYPE_CHECKING:
     from mmengine.config import Config
 
-SHAPES = {'mmdet': (800, 1280), 'mmseg': (512, 2048), 'zoo': (224, 224)}
+SHAPES = {
+    'mmdet': (800, 1280),
+    'mmseg': (512, 2048),
+    'mmpretrain': (224, 224),
+    'zoo': (224, 224),
+}
 
 
 class Sizes(NamedTuple):
@@ -44,7 +50,7 @@ class Sizes(NamedTuple):
 
 
 class OneImage(nn.Module):
-    """A detector or segmenter as a function of one image without labels."""
+    """A model of OpenMMLab as a function of one image without labels."""
 
     def __init__(self, model: nn.Module, sample: object) -> None:
         super().__init__()
@@ -93,7 +99,7 @@ def build(
 
     MMLogger.get_current_instance().setLevel('ERROR')
     scope = task_scope(cfg)
-    shape = shape or SHAPES[scope]
+    shape = shape or default_shape(cfg)
     proposals = (cfg.model.get('test_cfg') or {}).get('rpn')
     if proposals:
         proposals.nms.iou_threshold = 1.0
@@ -102,10 +108,22 @@ def build(
     return OneImage(model, _sample(scope, shape)), shape
 
 
+def default_shape(cfg: 'Config') -> tuple[int, int]:
+    """The usual (height, width) of the task; of a classifier that of its tests."""
+    from mmssm.openmmlab.classifying import side_of
+    from mmssm.openmmlab.engine.configs import CLASSIFICATION, task_scope
+
+    scope = task_scope(cfg)
+    side = side_of(cfg) if scope == CLASSIFICATION else None
+    return (side, side) if side else SHAPES[scope]
+
+
 def _sample(scope: str, shape: tuple[int, int]) -> object:
     """What a model reads about an image without labels."""
     if scope == 'mmdet':
         from mmdet.structures import DetDataSample as Sample
+    elif scope == 'mmpretrain':
+        from mmpretrain.structures import DataSample as Sample
     else:
         from mmseg.structures import SegDataSample as Sample
     about = dict(img_shape=shape, ori_shape=shape, pad_shape=shape)

@@ -6,9 +6,10 @@
     mmssm-look features CONFIG ... --image FILE     maps of the backbone
     mmssm-look cam CONFIG ... --image FILE          Grad-CAM, HiResCAM, Eigen-CAM
 
-CONFIG is a config of mmdet or mmseg or a model of mmssm.list_models(); --checkpoint
-takes a file, 'official' or 'none' for each of them, or one for all.  For mixing a
-VMamba may end in @rows, @columns, @rows-back or @columns-back: that scan alone.
+CONFIG is a config of mmdet, of mmseg or, but for cam, of mmpretrain, or a model of
+mmssm.list_models(); --checkpoint takes a file, 'official' or 'none' for each of them,
+or one for all.  For mixing a VMamba may end in @rows, @columns, @rows-back or
+@columns-back: that scan alone.
 """
 
 import argparse
@@ -160,7 +161,7 @@ def _features(args: argparse.Namespace) -> tuple['Figure', dict]:
     rows = {}
     for subject in _subjects(args):
         x = subject.input(picture)
-        rows[subject.title] = features.stage_maps(subject.backbone, x)
+        rows[subject.title] = _asked(features.stage_maps, subject.backbone, x)
     numbers = {
         title.replace('\n', ', '): features.summary(maps)
         for title, maps in rows.items()

@@ -129,8 +129,21 @@ def _subject(
         backbone,
         mean or IMAGENET[0],
         std or IMAGENET[1],
-        not given.get('bgr_to_rgb', False),
+        takes_bgr(cfg),
     )
+
+
+def takes_bgr(cfg: 'Config') -> bool:
+    """Whether blue comes first in what the backbone of a config gets."""
+    from mmssm.openmmlab.engine.configs import CLASSIFICATION, task_scope
+
+    given = cfg.model.get('data_preprocessor') or {}
+    if task_scope(cfg) != CLASSIFICATION:
+        return not given.get('bgr_to_rgb', False)
+    # data sets of mmpretrain that hold their pictures, such as CIFAR, hold RGB
+    steps = cfg.get('test_pipeline') or [{'type': 'LoadImageFromFile'}]
+    read = str(steps[0]['type']).endswith('LoadImageFromFile')
+    return read and not given.get('to_rgb', False)
 
 
 def short(name: str, width: int = 24) -> str:
@@ -144,9 +157,9 @@ def short(name: str, width: int = 24) -> str:
 
 
 def _trained(cfg: 'Config', checkpoint: str, device: str) -> nn.Module:
-    from mmssm.openmmlab.prediction import load
+    from mmssm.openmmlab.prediction import trained_model
 
-    return load(cfg, checkpoint, device).model.backbone
+    return trained_model(cfg, checkpoint, device)[0].backbone
 
 
 def _untrained(cfg: 'Config') -> nn.Module:

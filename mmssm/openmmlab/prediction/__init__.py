@@ -5,7 +5,7 @@ result = model('street.jpg')
 result.save('out.jpg')
 """
 
-from mmssm.openmmlab.prediction.model import Predictor, load
+from mmssm.openmmlab.prediction.model import Predictor, load, trained_model
 from mmssm.openmmlab.prediction.results import Detections, Segmentation
 
-__all__ = ['Detections', 'Predictor', 'Segmentation', 'load']
+__all__ = ['Detections', 'Predictor', 'Segmentation', 'load', 'trained_model']

@@ -56,16 +56,19 @@ def load(
     amp: kind of mixed precision, 'bf16' or 'fp16'; None computes in float32.
 
     Raises UserError for what can be put right: files that are not there, a checkpoint
-    that does not fit the config, a device that is not there.
+    that does not fit the config, a device that is not there, a classifier.
     """
     cfg = config if isinstance(config, Config) else configs.read_config(str(config))
     configs.require(cfg, 'test_dataloader')
     scope = configs.task_scope(cfg)
-    device = _device(device)
-    check_config(cfg)
+    if scope == configs.CLASSIFICATION:
+        raise UserError(
+            f'{cfg.filename} is a classifier, which gives no boxes, masks or labels of '
+            'pixels; expected a detector or a segmenter. mmssm-evaluate CONFIG FOLDER '
+            'says how many pictures a classifier gets right'
+        )
+    model, meta = trained_model(cfg, str(checkpoint), device)
     with DefaultScope.overwrite_default_scope(scope):
-        model = revert_sync_batchnorm(MODELS.build(copy.deepcopy(cfg.model)))
-        meta = _load_weights(model, cfg, str(checkpoint))
         dataset = cfg.test_dataloader.dataset
         while 'dataset' in dataset or 'datasets' in dataset:
             dataset = dataset.get('dataset') or dataset['datasets'][0]
@@ -77,7 +80,24 @@ def load(
         }
         if amp:
             mixed_precision.use_float32_ops()
-        return Predictor(model.to(device).eval(), dataset.pipeline, meta, scope, amp)
+        return Predictor(model, dataset.pipeline, meta, scope, amp)
+
+
+def trained_model(
+    cfg: Config, checkpoint: str, device: str | torch.device | None = None
+) -> tuple[nn.Module, dict]:
+    """The model of a config for any task, with weights, to be evaluated.
+
+    checkpoint, device: see `load`.  Returns also what the checkpoint says of the
+    classes of its data.
+    Raises UserError as `load` does.
+    """
+    device = _device(device)
+    check_config(cfg)
+    with DefaultScope.overwrite_default_scope(configs.task_scope(cfg)):
+        model = revert_sync_batchnorm(MODELS.build(copy.deepcopy(cfg.model)))
+        meta = _load_weights(model, cfg, checkpoint)
+    return model.to(device).eval(), meta
 
 
 class Predictor:

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from openmmlab.engine import tiny, toy
+from openmmlab.engine import distilled, tiny, toy
 from torch.distributed import TCPStore
 
+from mmssm.openmmlab import cli
 from mmssm.openmmlab.commands import launch
 from mmssm.openmmlab.engine import distributed
 from mmssm.ops import depthwise_conv
@@ -62,6 +63,22 @@ def test_two_processes_train_and_test_as_one_does(tmp_path):
     pattern = r'aAcc: \S+  mIoU: \S+  mAcc: \S+'
     assert re.findall(pattern, text) == re.findall(pattern, one.stdout)
     assert len(re.findall(pattern, text)) == 1
+
+
+def test_two_processes_learn_from_their_average_as_one_does(tmp_path):
+    """MESA: weights, and the average that teaches, of halves of the same batches."""
+    one, two = (distilled.write_config(tmp_path, size) for size in (8, 4))
+    work_dirs = [tmp_path / 'one', tmp_path / 'two']
+    cli.train([str(one), '--work-dir', str(work_dirs[0])])
+    text = run('dist_train.sh', two, 2, '--work-dir', work_dirs[1], PORT=free_port())
+    assert 'for each of 2 processes' in text
+    assert text.count('loss_mesa: ') == 6  # of the third and fourth epoch
+    alone, together = (
+        torch.load(folder / 'epoch_4.pth', weights_only=False) for folder in work_dirs
+    )
+    for key in ('state_dict', 'ema_state_dict'):
+        for name, value in alone[key].items():
+            torch.testing.assert_close(together[key][name], value, msg=name)
 
 
 def test_two_nodes_of_one_process(tmp_path):
