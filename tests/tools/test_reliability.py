@@ -188,8 +188,15 @@ def test_the_command_prints_and_keeps_a_table(tmp_path, monkeypatch, capsys):
     assert run.main(options) == 0
 
 
-def test_time_is_parted():
-    assert run.shares(['files', 'numerics'], 70) == {'numerics': 60, 'files': 10}
+def test_time_is_parted(monkeypatch):
+    names = [files, numerics, arguments]
+    for module, weights in zip(names, ([1, 3], [1], [1]), strict=True):
+        monkeypatch.setattr(
+            module, 'checks', lambda w=weights: [ONE._replace(weight=x) for x in w]
+        )
+    found = [clock.left for _, clock in run.parted(['files', 'numerics'], 70)]
+    # the first leaves its 60 seconds to the others
+    assert found == pytest.approx([60, 17.5, 70], abs=0.5)
     with pytest.raises(SystemExit):
         run.main(['--minutes', '0'])
 
