@@ -1,6 +1,8 @@
 """The checks of reliability try what they say, and find what is wrong."""
 
 import ast
+import itertools
+import multiprocessing
 import random
 
 import pytest
@@ -144,12 +146,16 @@ def test_places_of_mistakes():
 
 
 def test_each_file_has_tests_near_it():
-    nearest, _ = mutants.stages(mutants.ROOT, 'mmssm/ops/fusion/triton.py')
-    assert nearest == (['tests/ops/test_triton_fusion.py'], mutants.NEAR)
-    nearest, _ = mutants.stages(mutants.ROOT, 'mmssm/openmmlab/engine/stopping.py')
-    assert nearest[0] == ['tests/openmmlab/engine/test_stopping.py']
-    for path in (mutants.ROOT / 'mmssm').rglob('*.py'):
-        assert mutants.stages(mutants.ROOT, str(path.relative_to(mutants.ROOT)))
+    for file, nearest in {
+        'ops/fusion/triton.py': 'ops/test_triton_fusion.py',
+        'openmmlab/engine/stopping.py': 'openmmlab/engine/test_stopping.py',
+        'openmmlab/looking/cams.py': 'openmmlab/test_look.py',
+        'weights/released.py': 'weights/test_download.py',
+        'zoo.py': 'test_zoo.py',
+    }.items():
+        found = mutants.tests_of(mutants.ROOT, f'mmssm/{file}')
+        assert found[0] == f'tests/{nearest}'
+        assert len(found) == len(set(found)) > 1
 
 
 def test_mutants_are_killed_or_survive(tmp_path, monkeypatch):
@@ -172,6 +178,24 @@ def test_mutants_are_killed_or_survive(tmp_path, monkeypatch):
     # least(1, 1) is not asked for
     assert outcome == Outcome(2, ["mmssm/ops/it.py:2: '<' -> '<='"], '50 % killed')
     assert (tmp_path / 'mmssm/ops/it.py').read_text().count('<=') == 0
+
+
+def test_a_test_that_hangs_is_red_and_one_that_is_slow_is_not(tmp_path, monkeypatch):
+    (tmp_path / 'pyproject.toml').write_text('')
+    test = tmp_path / 'test_it.py'
+    test.write_text('import time\ndef test_it():\n    time.sleep(60)\n')
+    context = multiprocessing.get_context('fork')
+    monkeypatch.setattr(mutants, 'HANGS', 1)
+    assert not mutants._is_alive(context, tmp_path, [str(test)])
+    monkeypatch.setattr(mutants, 'HANGS', 100)
+    monkeypatch.setattr(mutants, 'SECONDS', 1.0)
+    assert mutants._is_alive(context, tmp_path, [str(test), str(test)])
+
+
+def test_mistakes_are_drawn_from_every_folder():
+    found = itertools.islice(mutants.drawn(mutants.ROOT, 0), 150)
+    folders = {mutant.file.split('/')[1] for mutant in found}
+    assert folders >= {path.parent.name for path in ROOT.glob('mmssm/*/__init__.py')}
 
 
 def test_the_command_prints_and_keeps_a_table(tmp_path, monkeypatch, capsys):
