@@ -17,13 +17,14 @@ class LoadHook(Hook):
     """A line for each step: number, memory in MB (also that of the
     loaders' processes), open files, CPU seconds, loss.
 
-    seconds: of training, from the first step.  file: of the lines.
+    seconds: of training, from the first step.  least: steps, however long they take.
+    file: of the lines.
     """
 
     priority = 'LOWEST'
 
-    def __init__(self, seconds: float, file: str) -> None:
-        self.seconds, self.file = seconds, file
+    def __init__(self, seconds: float, least: int, file: str) -> None:
+        self.seconds, self.least, self.file = seconds, least, file
 
     def before_train(self, runner: Runner) -> None:
         """Start the clock."""
@@ -51,7 +52,8 @@ class LoadHook(Hook):
         line = [runner.iter + 1, memory, files, took, loss]
         with open(self.file, 'a') as file:
             file.write(f'{json.dumps(line)}\n')
-        if time.monotonic() - self.begin > self.seconds:
+        over = time.monotonic() - self.begin > self.seconds
+        if over and runner.iter + 1 >= self.least:
             runner.train_loop.stop_training = True
 
 
