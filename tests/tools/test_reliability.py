@@ -58,6 +58,36 @@ def test_faults_are_found(wrong, change, words):
     assert "Call(op='separable_attention'" in failure
 
 
+CANCELLED = numerics.Call(
+    op='separable_attention',
+    backend='elementwise',
+    size=(2, 8, 2, 6),
+    dtype='float16',
+    mode='plain',
+    values=('normal',) * 5,
+    layouts=('contiguous',) * 5,
+    needs=(True,) * 5,
+    seed=1538,
+)
+
+
+def test_a_sum_that_cancels_is_judged_by_its_terms(monkeypatch):
+    assert numerics.hold(CANCELLED) == 'right'
+    plain = numerics._agree
+
+    def strict(*values):
+        return plain(*values[:5])
+
+    monkeypatch.setattr(numerics, '_agree', strict)
+    with pytest.raises(AssertionError, match='gradient 3: error 9'):
+        numerics.hold(CANCELLED)
+    monkeypatch.undo()
+
+    scale = torch.tensor(0.1, dtype=torch.float16)
+    with pytest.raises(AssertionError, match='gradient 3: error 5.0e-01'):
+        plain('gradient 3', scale + 0.5, scale, scale.double(), 0.0, 1.0)
+
+
 def test_changed_inputs_are_found(wrong):
     def change(y, x, *others):
         x.data.sub_(1)
