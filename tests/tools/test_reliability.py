@@ -2,6 +2,7 @@
 
 import ast
 import itertools
+import math
 import multiprocessing
 import random
 
@@ -86,6 +87,17 @@ def test_a_sum_that_cancels_is_judged_by_its_terms(monkeypatch):
     scale = torch.tensor(0.1, dtype=torch.float16)
     with pytest.raises(AssertionError, match='gradient 3: error 5.0e-01'):
         plain('gradient 3', scale + 0.5, scale, scale.double(), 0.0, 1.0)
+
+
+def test_inputs_stay_where_an_op_is_defined():
+    values = ('large',) * 5
+    attention = ('separable_attention', 5, 2, math.inf)
+    for op, count, number, most in (('ssm2d', 4, 1, 1.25), attention):
+        given = {'values': values[:count], 'layouts': CANCELLED.layouts[:count]}
+        call = CANCELLED._replace(op=op, dtype='float32', **given)
+        found = numerics.prepare(call)[number].abs().max()
+        assert 1 < found <= most
+        assert (found > 9) == (most > 9)
 
 
 def test_changed_inputs_are_found(wrong):
