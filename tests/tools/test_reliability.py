@@ -161,7 +161,7 @@ SOURCE = b'''"""1 < 2"""
 def f(a: 1 + 1, b=True) -> 2 + 2:
     if a < b and not a:
         raise ValueError('\xc3\xa4 < 1')
-    print(a)
+    print(a, strict=True)
     return [a, b][0] if a is not b else a // 2
 '''
 
@@ -175,7 +175,7 @@ def test_places_of_mistakes():
         ('not a', 'bool(a)'),
         ('a < b and not a', 'not (a < b and (not a))'),
         ("raise ValueError('ä < 1')", 'pass'),
-        ('print(a)', 'pass'),
+        ('print(a, strict=True)', 'pass'),
         ('0', '1'),
         ('is not', 'is'),
         ('a is not b', 'not (a is not b)'),
@@ -198,6 +198,9 @@ def test_each_file_has_tests_near_it():
         found = mutants.tests_of(mutants.ROOT, f'mmssm/{file}')
         assert found[0] == f'tests/{nearest}'
         assert len(found) == len(set(found)) > 1
+    # by what uses it through the package
+    found = mutants.tests_of(mutants.ROOT, 'mmssm/layers/conv_downsample.py')
+    assert 'tests/backbones/test_mila.py' in found[:4]
 
 
 def test_mutants_are_killed_or_survive(tmp_path, monkeypatch):
