@@ -28,6 +28,10 @@ from mmssm.ops.precision import no_autocast, precision
 PLAIN = (Tensor, Parameter)
 OLDER = {list: typing.List, Sequence: typing.Sequence}  # noqa: UP006 (their old names)
 
+# Before torch 2.7 nothing tells a graph that is exported, with sizes that may be any,
+# from one that is compiled: what fits both is recorded then
+is_exporting = getattr(torch.compiler, 'is_exporting', torch.compiler.is_compiling)
+
 
 def differentiable(
     name: str,
