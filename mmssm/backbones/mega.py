@@ -20,6 +20,7 @@ from mmssm.layers import (
 )
 from mmssm.layers.arguments import checked
 from mmssm.layers.pyramid import STRIDES, crop, pyramid_level
+from mmssm.ops.operator import is_exporting
 
 
 class PatchEmbedding(nn.Module):
@@ -39,7 +40,7 @@ class PatchEmbedding(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x, position = self.conv(x), self.position
         # a recorded graph is for any size; resizing to the same size changes nothing
-        if torch.compiler.is_exporting() or x.shape[2:] != position.shape[1:]:
+        if is_exporting() or x.shape[2:] != position.shape[1:]:
             position = F.interpolate(
                 position[None], x.shape[2:], mode='bicubic', align_corners=False
             )[0]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mmssm.layers import ChannelNorm
+from mmssm.ops.operator import is_exporting
 
 STRIDES = (4, 8, 16, 32)
 
@@ -38,7 +39,7 @@ def crop(x: Tensor, size: Sequence[int], stride: int) -> Tensor:
     """The part of a map of this stride that an image of (H, W) covers, contiguous."""
     # runtimes round the quotient of a negative number up
     height, width = ((side + stride - 1) // stride for side in size)
-    if torch.compiler.is_exporting():  # of a slice the graph would ask if it is whole
+    if is_exporting():  # of a slice the graph would ask if it is whole
         rows, columns = (torch.arange(n, device=x.device) for n in (height, width))
         return x.index_select(2, rows).index_select(3, columns)
     return x[..., :height, :width].contiguous()

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmssm.ops.operator import is_exporting
+
 
 class RelativePositionBias(nn.Module):
     """A bias of attention from the distance of two pixels in row-major order.
@@ -25,7 +27,7 @@ class RelativePositionBias(nn.Module):
 
     def forward(self, height: int, width: int) -> Tensor:
         table = self._table()
-        recorded = torch.compiler.is_exporting()  # with sizes that may be any
+        recorded = is_exporting()  # with sizes that may be any
         if recorded or (height, width) != self.grid:
             size = (2 * height - 1, 2 * width - 1)
             table = F.interpolate(

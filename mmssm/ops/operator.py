@@ -11,6 +11,8 @@ derivative and no batching rule.
 """
 
 import inspect
+import types
+import typing
 from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, NoReturn
@@ -22,6 +24,12 @@ from torch.library import custom_op
 from torch.nn import Parameter
 
 from mmssm.ops.precision import no_autocast, precision
+
+OLDER = {list: typing.List, Sequence: typing.Sequence}  # noqa: UP006 (their old names)
+
+# Before torch 2.7 nothing tells a graph that is exported, with sizes that may be any,
+# from one that is compiled: what fits both is recorded then
+is_exporting = getattr(torch.compiler, 'is_exporting', torch.compiler.is_compiling)
 
 
 def differentiable(
@@ -54,8 +62,10 @@ def differentiable(
     if widens:
         forward, like = _widened(forward), _widened(like)
         adjoint, adjoint_like = _narrowed(adjoint), _narrowed(adjoint_like)
-    operator = custom_op(name, forward, mutates_args=())
-    adjoint_operator = custom_op(f'{name}_adjoint', _apart(adjoint), mutates_args=())
+    operator = custom_op(name, _readable(forward), mutates_args=())
+    adjoint_operator = custom_op(
+        f'{name}_adjoint', _readable(_apart(adjoint)), mutates_args=()
+    )
     operator.register_fake(like)
     adjoint_operator.register_fake(adjoint_like)
 
@@ -148,6 +158,32 @@ class _Once(Function):
         raise NotImplementedError(
             f"{ctx.name} has no second derivative; backend='naive' of the op has one"
         )
+
+
+def _readable(run: Callable[..., Any]) -> Callable[..., Any]:
+    """`run` as torch before 2.7 reads a schema, which knows its types by old names."""
+
+    @wraps(run)
+    def readable(*inputs: Any) -> Any:
+        return run(*inputs)
+
+    signature = inspect.signature(run)
+    readable.__signature__ = signature.replace(
+        parameters=[
+            p.replace(annotation=_older(p.annotation))
+            for p in signature.parameters.values()
+        ],
+        return_annotation=_older(signature.return_annotation),
+    )
+    return readable
+
+
+def _older(annotation: Any) -> Any:
+    """`List[int]` for `list[int]`, and so on, also where it is one of several."""
+    kind, inside = typing.get_origin(annotation), typing.get_args(annotation)
+    if kind in (typing.Union, types.UnionType):
+        return typing.Union[tuple(map(_older, inside))]  # noqa: UP007 (built here)
+    return OLDER[kind][inside[0]] if kind in OLDER else annotation
 
 
 def _refuse_tangents(name: str) -> NoReturn:

@@ -15,7 +15,7 @@ from PIL import Image
 from mmssm.analysis import style
 from mmssm.openmmlab.commands.look import main
 from mmssm.openmmlab.errors import UserError
-from mmssm.openmmlab.looking import subjects
+from mmssm.openmmlab.looking import cams, subjects
 from mmssm.weights import save_file
 
 pytestmark = pytest.mark.filterwarnings('ignore')
@@ -190,6 +190,15 @@ def test_what_is_wrong_is_named(look, words, message):
         message = '2 models and 3 checkpoints'
     with pytest.raises(UserError, match=message):
         look(*words)
+
+
+def test_maps_are_numbered_from_one():
+    maps = ['first', 'second', 'third']
+    assert cams._chosen(maps, [3, 1]) == ['third', 'first']
+    assert cams._chosen(maps, None) == maps
+    for wrong in (0, 4):
+        with pytest.raises(UserError, match=f'--levels has {wrong}; .* maps 1 to 3'):
+            cams._chosen(maps, [1, wrong])
 
 
 def test_a_stage_that_is_not_there(look, picture):

@@ -1,6 +1,9 @@
 """The checks of reliability try what they say, and find what is wrong."""
 
 import ast
+import itertools
+import math
+import multiprocessing
 import random
 
 import pytest
@@ -54,6 +57,47 @@ def test_faults_are_found(wrong, change, words):
     (failure,) = outcome.failures
     assert any(word in failure for word in words.split('|')), failure
     assert "Call(op='separable_attention'" in failure
+
+
+CANCELLED = numerics.Call(
+    op='separable_attention',
+    backend='elementwise',
+    size=(2, 8, 2, 6),
+    dtype='float16',
+    mode='plain',
+    values=('normal',) * 5,
+    layouts=('contiguous',) * 5,
+    needs=(True,) * 5,
+    seed=1538,
+)
+
+
+def test_a_sum_that_cancels_is_judged_by_its_terms(monkeypatch):
+    assert numerics.hold(CANCELLED) == 'right'
+    plain = numerics._agree
+
+    def strict(*values):
+        return plain(*values[:5])
+
+    monkeypatch.setattr(numerics, '_agree', strict)
+    with pytest.raises(AssertionError, match='gradient 3: error 9'):
+        numerics.hold(CANCELLED)
+    monkeypatch.undo()
+
+    scale = torch.tensor(0.1, dtype=torch.float16)
+    with pytest.raises(AssertionError, match='gradient 3: error 5.0e-01'):
+        plain('gradient 3', scale + 0.5, scale, scale.double(), 0.0, 1.0)
+
+
+def test_inputs_stay_where_an_op_is_defined():
+    values = ('large',) * 5
+    attention = ('separable_attention', 5, 2, math.inf)
+    for op, count, number, most in (('ssm2d', 4, 1, 1.25), attention):
+        given = {'values': values[:count], 'layouts': CANCELLED.layouts[:count]}
+        call = CANCELLED._replace(op=op, dtype='float32', **given)
+        found = numerics.prepare(call)[number].abs().max()
+        assert 1 < found <= most
+        assert (found > 9) == (most > 9)
 
 
 def test_changed_inputs_are_found(wrong):
@@ -117,7 +161,7 @@ SOURCE = b'''"""1 < 2"""
 def f(a: 1 + 1, b=True) -> 2 + 2:
     if a < b and not a:
         raise ValueError('\xc3\xa4 < 1')
-    print(a)
+    print(a, strict=True)
     return [a, b][0] if a is not b else a // 2
 '''
 
@@ -131,7 +175,7 @@ def test_places_of_mistakes():
         ('not a', 'bool(a)'),
         ('a < b and not a', 'not (a < b and (not a))'),
         ("raise ValueError('ä < 1')", 'pass'),
-        ('print(a)', 'pass'),
+        ('print(a, strict=True)', 'pass'),
         ('0', '1'),
         ('is not', 'is'),
         ('a is not b', 'not (a is not b)'),
@@ -144,12 +188,19 @@ def test_places_of_mistakes():
 
 
 def test_each_file_has_tests_near_it():
-    nearest, _ = mutants.stages(mutants.ROOT, 'mmssm/ops/fusion/triton.py')
-    assert nearest == (['tests/ops/test_triton_fusion.py'], mutants.NEAR)
-    nearest, _ = mutants.stages(mutants.ROOT, 'mmssm/openmmlab/engine/stopping.py')
-    assert nearest[0] == ['tests/openmmlab/engine/test_stopping.py']
-    for path in (mutants.ROOT / 'mmssm').rglob('*.py'):
-        assert mutants.stages(mutants.ROOT, str(path.relative_to(mutants.ROOT)))
+    for file, nearest in {
+        'ops/fusion/triton.py': 'ops/test_triton_fusion.py',
+        'openmmlab/engine/stopping.py': 'openmmlab/engine/test_stopping.py',
+        'openmmlab/looking/cams.py': 'openmmlab/test_look.py',
+        'weights/released.py': 'weights/test_download.py',
+        'zoo.py': 'test_zoo.py',
+    }.items():
+        found = mutants.tests_of(mutants.ROOT, f'mmssm/{file}')
+        assert found[0] == f'tests/{nearest}'
+        assert len(found) == len(set(found)) > 1
+    # by what uses it through the package
+    found = mutants.tests_of(mutants.ROOT, 'mmssm/layers/conv_downsample.py')
+    assert 'tests/backbones/test_mila.py' in found[:4]
 
 
 def test_mutants_are_killed_or_survive(tmp_path, monkeypatch):
@@ -174,6 +225,24 @@ def test_mutants_are_killed_or_survive(tmp_path, monkeypatch):
     assert (tmp_path / 'mmssm/ops/it.py').read_text().count('<=') == 0
 
 
+def test_a_test_that_hangs_is_red_and_one_that_is_slow_is_not(tmp_path, monkeypatch):
+    (tmp_path / 'pyproject.toml').write_text('')
+    test = tmp_path / 'test_it.py'
+    test.write_text('import time\ndef test_it():\n    time.sleep(60)\n')
+    context = multiprocessing.get_context('fork')
+    monkeypatch.setattr(mutants, 'HANGS', 1)
+    assert not mutants._is_alive(context, tmp_path, [str(test)])
+    monkeypatch.setattr(mutants, 'HANGS', 100)
+    monkeypatch.setattr(mutants, 'SECONDS', 1.0)
+    assert mutants._is_alive(context, tmp_path, [str(test), str(test)])
+
+
+def test_mistakes_are_drawn_from_every_folder():
+    found = itertools.islice(mutants.drawn(mutants.ROOT, 0), 150)
+    folders = {mutant.file.split('/')[1] for mutant in found}
+    assert folders >= {path.parent.name for path in ROOT.glob('mmssm/*/__init__.py')}
+
+
 def test_the_command_prints_and_keeps_a_table(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(files, 'checks', lambda: [ONE])
     page = tmp_path / 'page.md'
@@ -188,8 +257,15 @@ def test_the_command_prints_and_keeps_a_table(tmp_path, monkeypatch, capsys):
     assert run.main(options) == 0
 
 
-def test_time_is_parted():
-    assert run.shares(['files', 'numerics'], 70) == {'numerics': 60, 'files': 10}
+def test_time_is_parted(monkeypatch):
+    names = [files, numerics, arguments]
+    for module, weights in zip(names, ([1, 3], [1], [1]), strict=True):
+        monkeypatch.setattr(
+            module, 'checks', lambda w=weights: [ONE._replace(weight=x) for x in w]
+        )
+    found = [clock.left for _, clock in run.parted(['files', 'numerics'], 70)]
+    # the first leaves its 60 seconds to the others
+    assert found == pytest.approx([60, 17.5, 70], abs=0.5)
     with pytest.raises(SystemExit):
         run.main(['--minutes', '0'])
 

@@ -1,6 +1,7 @@
 """A hook that writes down what a training holds, and ends it when the time is over."""
 
 import json
+import multiprocessing
 import os
 import time
 
@@ -13,15 +14,17 @@ PAGE = os.sysconf('SC_PAGE_SIZE')
 
 @HOOKS.register_module()
 class LoadHook(Hook):
-    """A line for each step: number, memory in MB, open files, CPU seconds, loss.
+    """A line for each step: number, memory in MB (also that of the
+    loaders' processes), open files, CPU seconds, loss.
 
-    seconds: of training, from the first step.  file: of the lines.
+    seconds: of training, from the first step.  least: steps, however long they take.
+    file: of the lines.
     """
 
     priority = 'LOWEST'
 
-    def __init__(self, seconds: float, file: str) -> None:
-        self.seconds, self.file = seconds, file
+    def __init__(self, seconds: float, least: int, file: str) -> None:
+        self.seconds, self.least, self.file = seconds, least, file
 
     def before_train(self, runner: Runner) -> None:
         """Start the clock."""
@@ -42,12 +45,21 @@ class LoadHook(Hook):
     ) -> None:
         """Write the line."""
         took = time.process_time() - self.start
-        with open('/proc/self/statm') as file:
-            memory = int(file.read().split()[1]) * PAGE / 1e6
+        workers = [child.pid for child in multiprocessing.active_children()]
+        memory = sum(_memory(process) for process in ('self', *workers))
         files = len(os.listdir('/proc/self/fd'))
         loss = float(outputs['loss'])
         line = [runner.iter + 1, memory, files, took, loss]
         with open(self.file, 'a') as file:
             file.write(f'{json.dumps(line)}\n')
-        if time.monotonic() - self.begin > self.seconds:
+        over = time.monotonic() - self.begin > self.seconds
+        if over and runner.iter + 1 >= self.least:
             runner.train_loop.stop_training = True
+
+
+def _memory(process: int | str) -> float:
+    try:
+        with open(f'/proc/{process}/statm') as file:
+            return int(file.read().split()[1]) * PAGE / 1e6
+    except FileNotFoundError:  # it has ended meanwhile
+        return 0.0

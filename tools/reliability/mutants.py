@@ -1,17 +1,21 @@
 """Small mistakes put into the package, one at a time; the tests have to turn red.
 
-A mutant is run against the tests whose names share most words with its file, then
-against all tests of its folder.  What those leave alive survived.
+A mutant is run against the test files that are named like its file or mention it, the
+closest first, then against those of its folder.  What those leave alive, in the time
+that they have, survived.
 """
 
 import ast
+import contextlib
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import signal
 import tempfile
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +23,8 @@ from tools.reliability.check import Check, Clock, Outcome
 
 ROOT = Path(__file__).resolve().parents[2]
 MOST = 100
-NEAR, FAR = 120.0, 600.0  # seconds; tests that take longer hang, which is red too
+SECONDS = 150.0  # for the tests of a mutant
+HANGS = 100  # seconds of one test, after which it is red
 PRELOADED = (
     'torch',
     'numpy',
@@ -31,6 +36,8 @@ PRELOADED = (
 COPIED = ('mmssm', 'tests', 'tools', 'configs', 'docs', 'requirements')
 # Whose mistakes tests cannot see: what runs on a GPU alone, and words for people
 LEFT_OUT = ('ops/gpu.py', 'ops/verdicts.py')
+# Whose tests skip without a package
+NEEDING = {'openmmlab/classifying.py': 'mmpretrain'}
 SWAPS: dict[type[ast.AST], tuple[str, str]] = {
     ast.Lt: ('<', '<='),
     ast.LtE: ('<=', '<'),
@@ -75,7 +82,7 @@ def checks() -> list[Check]:
 
 
 def run(clock: Clock, seed: int, most: int = MOST) -> Outcome:
-    """Each folder of the package has its share, by its number of places."""
+    """Each folder of the package has its share."""
     context = multiprocessing.get_context('forkserver')
     context.set_forkserver_preload([*PRELOADED, __name__])
     survivors, tried = [], 0
@@ -87,10 +94,7 @@ def run(clock: Clock, seed: int, most: int = MOST) -> Outcome:
             good = path.read_bytes()
             path.write_bytes(mutant.applied(good))
             try:
-                alive = all(
-                    _is_green(context, tree, files, seconds)
-                    for files, seconds in stages(tree, mutant.file)
-                )
+                alive = _is_alive(context, tree, tests_of(tree, mutant.file))
             finally:
                 path.write_bytes(good)
             tried += 1
@@ -113,15 +117,19 @@ def copied(folder: Path) -> Path:
 
 
 def drawn(tree: Path, seed: int) -> Iterator[Mutant]:
-    """Mutants without end, no place twice, folders in turns of random order."""
+    """Mutants without end, no place twice, from any folder.
+
+    A folder is drawn by the root of its number of places: small ones have their share.
+    """
     dice = random.Random(seed)
+    left_out = LEFT_OUT + tuple(f for f, p in NEEDING.items() if not find_spec(p))
     rooms: dict[str, list[Mutant]] = {}
     for path in sorted((tree / 'mmssm').rglob('*.py')):
         file = str(path.relative_to(tree))
-        if not file.endswith(LEFT_OUT):
-            room = '/'.join(file.split('/')[1:3][:-1] or ['.'])
+        if not file.endswith(left_out):
+            room = str(Path(file).parent)
             rooms.setdefault(room, []).extend(places(file, path.read_bytes()))
-    weights = {room: len(found) for room, found in rooms.items()}
+    weights = {room: len(found) ** 0.5 for room, found in rooms.items()}
     while any(rooms.values()):
         left = [room for room, found in rooms.items() if found]
         (room,) = dice.choices(left, [weights[room] for room in left])
@@ -164,9 +172,13 @@ def places(file: str, text: bytes) -> list[Mutant]:
 
 
 def _code(tree: ast.AST) -> Iterator[ast.AST]:
-    """The nodes of a tree but annotations, which nothing reads when it runs."""
+    """The nodes of a tree that something depends on when it runs.
+
+    Not annotations, nor `strict=True`, which guards what does not happen.
+    """
     for field, value in ast.iter_fields(tree):
-        if field in ('annotation', 'returns'):
+        guard = isinstance(tree, ast.keyword) and tree.arg == 'strict'
+        if guard or field in ('annotation', 'returns'):
             continue
         for node in value if isinstance(value, list) else [value]:
             if isinstance(node, ast.AST):
@@ -195,44 +207,111 @@ def _between(
 # Which tests, and how they end.
 
 
-def stages(tree: Path, file: str) -> list[tuple[list[str], float]]:
-    """Tests named like the file with their time, then all tests of its folder."""
-    parts = file.removesuffix('.py').split('/')[1:]
+def tests_of(tree: Path, file: str) -> list[str]:
+    """Test files, the most promising first.
+
+    They are named like the file, mention it, are named like what uses it, or mention
+    that; then come those of its folder.  Short ones first, which are about little else.
+    """
+    path, home = Path(file), _home(tree, file)
+    own, users = _gives(tree / file), set()
+    for user in (tree / 'mmssm').rglob('*.py'):
+        text = user.read_text()
+        if _module(path) in text or own & _words(text):
+            users.add(user)
+    others = {name for user in users for name in _gives(user)}
+    stems = {user.stem for user in users} - {'__init__'}
+    found = []
+    for test in sorted((tree / 'tests').rglob('test_*.py')):
+        text = test.read_text()
+        words = _words(text)
+        alike = home in test.parents and (
+            3 * _alike(path.stem, test.stem) + _alike(path.parent.name, test.stem)
+        )
+        if alike:
+            rank = (0, -alike)
+        elif _module(path) in text or own & words:
+            rank = (1, 0)
+        elif test.stem.removeprefix('test_') in stems:
+            rank = (2, 0)
+        elif others & words or _alike(path.parent.name, test.stem):
+            rank = (3, 0)
+        elif home in test.parents and home.parent != tree:
+            rank = (4, 0)
+        else:
+            continue
+        found.append((*rank, len(text), str(test.relative_to(tree))))
+    return [test for *_, test in sorted(found)]
+
+
+def _home(tree: Path, file: str) -> Path:
+    """The folder of tests that mirrors the folder of a file, as far as there is one."""
     folder = tree / 'tests'
-    for part in parts[:-1]:
+    for part in Path(file).parent.parts[1:]:
         if not (folder / part).is_dir():
             break
         folder = folder / part
-    tests = sorted(str(p.relative_to(tree)) for p in folder.rglob('test_*.py'))
-    if folder == tree / 'tests':
-        tests = sorted(
-            str(p.relative_to(tree))
-            for p in (*folder.glob('test_*.py'), *folder.glob('backbones/test_*.py'))
-        )
-    words = {word for part in parts[1:] or parts for word in part.split('_')}
-    words |= {word.rstrip('s') for word in words}
-    words -= {'', 'init'}
-    shared = {t: len(words & set(Path(t).stem.split('_')[1:])) for t in tests}
-    most = max(shared.values(), default=0)
-    near = [t for t in tests if most and shared[t] == most]
-    found = [(near, NEAR)] if near else []
-    rest = [t for t in tests if t not in near]
-    return [*found, (rest, FAR)] if rest else found
+    return folder
 
 
-def _is_green(
-    context: multiprocessing.context.BaseContext,
-    tree: Path,
-    files: Sequence[str],
-    seconds: float,
+def _module(path: Path) -> str:
+    """As it is imported."""
+    parts = path.with_suffix('').parts
+    return '.'.join(parts[:-1] if parts[-1] == '__init__' else parts)
+
+
+def _alike(name: str, test: str) -> int:
+    """How many words of two names are forms of one, such as look and looking."""
+    return sum(
+        first.startswith(second) or second.startswith(first)
+        for first in name.split('_')
+        for second in test.removeprefix('test_').split('_')
+        if min(len(first), len(second)) > 2
+    )
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r'\w+', text))
+
+
+def _gives(path: Path) -> set[str]:
+    """The functions and classes of a file whose names are no common words."""
+    nodes = ast.parse(path.read_bytes()).body
+    names = {n.name for n in nodes if isinstance(n, ast.FunctionDef | ast.ClassDef)}
+    return {
+        name
+        for name in names
+        if not name.startswith('_') and ('_' in name or name[0].isupper())
+    }
+
+
+def _is_alive(
+    context: multiprocessing.context.BaseContext, tree: Path, files: Sequence[str]
 ) -> bool:
-    process = context.Process(target=_pytest, args=(str(tree), list(files)))
-    process.start()
-    process.join(seconds)
-    if process.is_alive():
-        os.killpg(process.pid, signal.SIGKILL)
-        process.join()
-    return process.exitcode == 0
+    """Whether no test is red in the time; each file has a process of its own."""
+    clock = Clock(SECONDS)
+    for number in clock.counts(len(files)):
+        process = context.Process(target=_pytest, args=(str(tree), [files[number]]))
+        process.start()
+        process.join(clock.left)
+        if over := process.is_alive():
+            os.kill(process.pid, signal.SIGKILL)
+            process.join()
+        with contextlib.suppress(ProcessLookupError):  # what it left behind
+            os.killpg(process.pid, signal.SIGKILL)
+        if over or process.exitcode:
+            return over
+    return True
+
+
+class _Alarm:
+    """A plugin of pytest: a test that hangs is killed with its process, in red."""
+
+    def pytest_runtest_setup(self) -> None:
+        signal.alarm(HANGS)
+
+    def pytest_runtest_teardown(self) -> None:
+        signal.alarm(0)
 
 
 def _pytest(tree: str, files: list[str]) -> None:
@@ -246,4 +325,4 @@ def _pytest(tree: str, files: list[str]) -> None:
     import pytest
 
     options = ['-q', '-x', '-p', 'no:cacheprovider', '-p', 'no:xdist']
-    os._exit(int(pytest.main([*options, *files])))
+    os._exit(int(pytest.main([*options, *files], plugins=[_Alarm()])))

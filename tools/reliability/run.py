@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import date
 from pathlib import Path
 
@@ -41,16 +41,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     about = _about(args.seed)
     lines = []
-    for name, seconds in shares(args.only, 60 * args.minutes).items():
-        module = importlib.import_module(f'tools.reliability.{name}')
-        for check, share in _within(module.checks(), seconds):
-            print(f'{check.section}: {check.title}', flush=True)
-            start = time.monotonic()
-            outcome = check.run(Clock(share), args.seed)
-            lines.append(_line(check, outcome, time.monotonic() - start))
-            _tell(outcome)
-            text = json.dumps({'about': about, 'lines': lines}, indent=1)
-            write_whole(args.out / 'reliability.json', text + '\n')
+    for check, clock in parted(args.only, 60 * args.minutes):
+        print(f'{check.section}: {check.title}', flush=True)
+        start = time.monotonic()
+        outcome = check.run(clock, args.seed)
+        lines.append(_line(check, outcome, time.monotonic() - start))
+        _tell(outcome)
+        text = json.dumps({'about': about, 'lines': lines}, indent=1)
+        write_whole(args.out / 'reliability.json', text + '\n')
     table = to_markdown(about, lines)
     write_whole(args.out / 'reliability.md', table)
     print(f'\n{table}')
@@ -60,11 +58,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     return int(any(line['failures'] for line in lines))
 
 
-def shares(names: Sequence[str], seconds: float) -> dict[str, float]:
-    """The time of each section, in their order."""
-    chosen = {name: part for name, part in SECTIONS.items() if name in names}
-    total = sum(chosen.values())
-    return {name: seconds * part / total for name, part in chosen.items()}
+def parted(names: Sequence[str], seconds: float) -> Iterator[tuple[Check, Clock]]:
+    """The checks of some sections and their time; later ones have what others left."""
+    clock = Clock(seconds)
+    checks = [
+        (check, SECTIONS[name] * check.weight / sum(c.weight for c in found))
+        for name in SECTIONS
+        if name in names
+        for found in [importlib.import_module(f'tools.reliability.{name}').checks()]
+        for check in found
+    ]
+    for place, (check, part) in enumerate(checks):
+        rest = sum(part for _, part in checks[place:])
+        yield check, Clock(clock.left * part / rest)
 
 
 def to_markdown(about: dict[str, object], lines: Sequence[dict]) -> str:
@@ -87,11 +93,6 @@ def to_markdown(about: dict[str, object], lines: Sequence[dict]) -> str:
             f'| {line["title"]} | {cells} | {line["seconds"]:.0f} | {line["remark"]} |'
         )
     return '\n'.join(rows) + '\n'
-
-
-def _within(checks: Sequence[Check], seconds: float) -> list[tuple[Check, float]]:
-    total = sum(check.weight for check in checks)
-    return [(check, seconds * check.weight / total) for check in checks]
 
 
 def _line(check: Check, outcome: Outcome, seconds: float) -> dict:

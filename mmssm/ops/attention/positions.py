@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from mmssm.ops.operator import is_exporting
 from mmssm.ops.precision import no_autocast, wide
 
 MODES = ('bicubic', 'bilinear', 'area', 'mean')
@@ -31,7 +32,7 @@ def resample_positions(
     if len(size) != 2 or min(size) < 1:
         raise ValueError(f'size is {tuple(size)}; expected (H, W), both from 1')
     # a size of a recorded graph may be any: there the matrices are those of identity
-    recorded = torch.compiler.is_exporting()
+    recorded = is_exporting()
     if mode != 'mean' and not recorded and weight.shape == torch.Size(size):
         return weight
     area = size[0] * size[1]
