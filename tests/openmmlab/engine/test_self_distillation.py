@@ -6,9 +6,9 @@ import math
 
 import pytest
 import torch
-from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from mmengine.runner import Runner
+from openmmlab.engine.distilled import DistilledData, DistilledModel
 from torch import nn
 
 from mmssm.openmmlab.engine import MESAHook, UserError
@@ -25,33 +25,12 @@ class Halved(nn.Module):
         return x / 2 if self.training else x
 
 
-class Small(BaseModel):
+class Small(DistilledModel):
     """A head of five classes behind what a teacher does in another way."""
 
     def __init__(self):
         super().__init__()
         self.backbone = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), Halved())
-        self.head = nn.Linear(6, 5)
-
-    def forward(self, inputs, labels=None, mode='tensor'):
-        if mode == 'loss':
-            return self.loss(inputs, labels)
-        return self.head(self.backbone(inputs))
-
-    def loss(self, inputs, labels):
-        logits = self.head(self.backbone(inputs))
-        return {'loss': nn.functional.cross_entropy(logits, labels)}
-
-
-class Data(torch.utils.data.Dataset):
-    metainfo = {}
-
-    def __len__(self):
-        return 8 * BATCHES
-
-    def __getitem__(self, index):
-        draw = torch.Generator().manual_seed(index)
-        return dict(inputs=torch.randn(4, generator=draw), labels=index % 5)
 
 
 LOADER = dict(
@@ -67,7 +46,7 @@ def run(folder, hook, model=None, train_cfg=None, **options):
     runner = Runner(
         model=model or Small(),
         work_dir=str(folder),
-        train_dataloader=dict(LOADER, dataset=Data()),
+        train_dataloader=dict(LOADER, dataset=DistilledData()),
         train_cfg=train_cfg or dict(by_epoch=True, max_epochs=EPOCHS),
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=RATE)),
         custom_hooks=[hook],
@@ -87,7 +66,7 @@ def by_hand(begin, weight, decay):
     optimizer = torch.optim.SGD(student.parameters(), lr=RATE)
     losses = []
     for epoch, batch in itertools.product(range(EPOCHS), range(BATCHES)):
-        data = [Data()[i] for i in range(8 * batch, 8 * batch + 8)]
+        data = [DistilledData()[i] for i in range(8 * batch, 8 * batch + 8)]
         x = torch.stack([d['inputs'] for d in data])
         labels = torch.tensor([d['labels'] for d in data])
         logits = student.train()(x)
