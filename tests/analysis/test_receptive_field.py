@@ -141,7 +141,7 @@ def test_what_cannot_be_measured_is_named():
         rf.receptive_field(model, images, form='sum')
     with pytest.raises(ValueError, match='output is 1; the backbone gives 1 maps'):
         rf.receptive_field(model, images, output=1)
-    with pytest.raises(ValueError, match=r'no map \(B, C, H, W\)'):
+    with pytest.raises(ValueError, match=r'expected a map \(B, C, H, W\)'):
         rf.receptive_field(nn.Flatten(), images)
     model.weight.data.zero_()
     with pytest.raises(ValueError, match='no pixel contributes to output -1 of Conv2d'):
