@@ -9,6 +9,7 @@ from mmengine.config import ConfigDict
 from mmengine.registry import DATASETS, DefaultScope
 from openmmlab import bad_data
 from openmmlab.bad_data import BOX, CLASSES, NAMES, SIZE
+from openmmlab.engine import tiny
 
 from mmssm.openmmlab.data_checks import Depth, check
 from mmssm.openmmlab.data_checks.report import Report
@@ -148,6 +149,22 @@ def test_what_the_dataset_stops_at_is_told(plain):
     (finding,) = findings(dataset)
     assert 'BaseDetDataset cannot read its annotations: TypeError' in finding.what
     assert str(plain.root / 'list.json') in finding.fix
+
+
+@pytest.mark.parametrize(
+    ('prefix', 'had'), [({'ig': 'images'}, "'ig'"), ({}, 'no keys')]
+)
+def test_a_prefix_of_another_name_is_told(tmp_path, prefix, had):
+    tiny.write_data(tmp_path)
+    dataset = dict(
+        type='CocoDataset',
+        data_root=str(tmp_path),
+        ann_file='boxes.json',
+        metainfo=dict(classes=('ground', 'box')),
+    )
+    text = words_of(dict(dataset, data_prefix=prefix))
+    assert 'cannot read its annotations' in text
+    assert f"data_prefix of train_dataloader.dataset has {had}; expected 'img'" in text
 
 
 def test_lists_without_a_picture(plain):

@@ -13,6 +13,8 @@ from typing import NamedTuple
 from mmssm.openmmlab.data_checks.report import Report, as_tuple, some
 from mmssm.openmmlab.errors import UserError
 
+PREFIXES = ('img', 'img_path', 'seg', 'seg_map_path')  # keys of data_prefix
+
 
 class Leaf(NamedTuple):
     """A dataset of a config that reads files itself, not a wrapper around others."""
@@ -157,6 +159,11 @@ def parse(report: Report, leaf: Leaf) -> Parsed | None:
 def _parsing_fix(leaf: Leaf, error: Exception) -> str:
     if isinstance(error, ImportError):
         return 'install the package that the message names'
+    prefix, missing = leaf.settings.get('data_prefix'), ''.join(map(str, error.args))
+    asked = isinstance(error, KeyError) and missing in PREFIXES
+    if asked and isinstance(prefix, Mapping) and missing not in prefix:
+        had = ', '.join(map(repr, prefix)) or 'no keys'
+        return f'data_prefix of {leaf.key} has {had}; expected {missing!r}'
     root = leaf.settings.get('data_root') or ''
     path = os.path.join(root, leaf.settings.get('ann_file') or '')
     return f'look at {path or leaf.key} and the settings of {leaf.key}'
