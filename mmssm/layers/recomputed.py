@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 
 from mmssm.ops import linear_of
+from mmssm.ops.recomputed import rows_of
 
 
 def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
@@ -35,5 +36,4 @@ def linear_after(
     """
     if is_plain(linear, nn.Linear):
         return linear_of(function, inputs, linear.weight, linear.bias, parts=parts)
-    rows = inputs[0] if function is None else function(*inputs)
-    return linear(rows).chunk(parts, -1)
+    return linear(rows_of(function, inputs)).chunk(parts, -1)

@@ -48,7 +48,7 @@ def lowered_weights(
     and without autocast, nothing is converted and nothing noted.
     """
     kind, asked = like.device.type, {}
-    outside = like.is_meta or is_recorded((like,)) or is_transformed()
+    outside = is_recorded((like,)) or is_transformed()
     if outside or not torch.is_autocast_enabled(kind):
         yield asked
         return

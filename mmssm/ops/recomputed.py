@@ -49,15 +49,16 @@ def linear_of(
     tensors = (weight, bias, *inputs)
     given = [t for t in tensors if t is not None]
     if is_recorded(given) or is_transformed():
-        rows = _rows(function, inputs)
+        rows = rows_of(function, inputs)
         return _products(rows, weight, bias, parts, F.linear)
     if torch.is_grad_enabled():
         return _LinearOf.apply(function, parts, *tensors)
-    rows = _rows(function, inputs)
+    rows = rows_of(function, inputs)
     return _products(rows, *_lowered(weight, bias, rows), parts, _product)
 
 
-def _rows(function: Callable[..., Tensor] | None, inputs: Sequence[Tensor]) -> Tensor:
+def rows_of(function: Callable[..., Tensor] | None, inputs: Sequence[Tensor]) -> Tensor:
+    """What a function gives for the inputs; without one the only input."""
     return inputs[0] if function is None else function(*inputs)
 
 
@@ -110,7 +111,7 @@ class _LinearOf(Function):
         *inputs: Tensor,
     ) -> tuple[Tensor, ...]:
         ctx.function = function
-        rows = _rows(function, inputs)
+        rows = rows_of(function, inputs)
         product, added = _lowered(weight, bias, rows)
         ctx.save_for_backward(weight, product, bias, *inputs)
         found = _products(rows, product, added, parts, _product)
@@ -133,7 +134,7 @@ def _gradients(ctx: Any, grads: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
                 t.detach().requires_grad_(need)
                 for t, need in zip(inputs, needs, strict=True)
             ]
-        rows = _rows(ctx.function, inputs)
+        rows = rows_of(ctx.function, inputs)
     # one matrix for each part, (O / parts, C) and (rows, O / parts)
     weights = (weight if again else product).to(ctx.dtype).chunk(len(grads))
     flat = [grad.flatten(0, -2) for grad in grads]

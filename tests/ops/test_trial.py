@@ -89,6 +89,30 @@ def test_a_device_is_tried_once_and_warned_of_once(gpu_found, monkeypatch):
     assert tries == [(broken, square, make, CUDA)]
 
 
+@pytest.mark.parametrize('verdict', [None, 'bad'])
+def test_one_look_is_enough_where_a_try_went_well(gpu_found, monkeypatch, verdict):
+    class Number(OnGPU):
+        dtype = torch.bfloat16
+
+    class Label(OnGPU):
+        dtype = torch.int64
+
+    class Elsewhere(Number):
+        device = torch.device('cuda', 1)
+
+    monkeypatch.setattr(gpu, 'interpreted', lambda: False)
+    monkeypatch.setattr(trial, 'failure', lambda *args: verdict)
+    kernels = trial.kernels('blur', square, square, make)
+    assert not kernels.settled(Number())
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        kernels.why_not(Number())
+    assert kernels.settled(Number(), None, Number()) is (verdict is None)
+    assert not kernels.settled(Number(), Label())
+    assert not kernels.settled(Number(), Elsewhere())
+    assert not kernels.settled(Elsewhere())
+
+
 def test_a_failure_is_remembered_while_a_graph_is_recorded(gpu_found, monkeypatch):
     monkeypatch.setattr(trial, 'failure', lambda *args: 'bad')
     kernels = trial.kernels('blur', broken, square, make)

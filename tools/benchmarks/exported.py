@@ -38,7 +38,7 @@ from tools.benchmarks.measure import (
     use,
 )
 from tools.benchmarks.parity_gate import move_zeros
-from tools.benchmarks.report import insert, write_whole
+from tools.benchmarks.report import insert, sentence, write_whole
 from tools.benchmarks.revisions import ROOT
 from tools.benchmarks.suite import WARM_UP
 
@@ -108,9 +108,8 @@ def table(args: argparse.Namespace, rows: Sequence[Figures]) -> str:
     """A line about the machine, and one for each backbone."""
     about = {**machine('cpu'), 'size': args.size, 'repeats': args.repeats}
     about |= {'date': time.strftime('%Y-%m-%d'), 'commit': revision(ROOT)}
-    said = ', '.join(f'{key} {value}' for key, value in about.items())
     lines = [
-        f'{said[:1].upper()}{said[1:]}.',
+        sentence(about),
         '',
         '| Backbone | Eager | onnxruntime | Difference | File | Writing |',
         '| --- | ---: | ---: | ---: | ---: | ---: |',

@@ -71,13 +71,18 @@ def from_json(text: str) -> list[Row]:
 
 def to_markdown(about: dict[str, object], rows: Sequence[Row]) -> str:
     """A line about the machine and a table for each group."""
-    said = ', '.join(f'{key} {value}' for key, value in about.items())
     groups = dict.fromkeys(row.case.split('/')[0] for row in rows)
     tables = [
         _table([row for row in rows if row.case.startswith(f'{group}/')])
         for group in groups
     ]
-    return '\n\n'.join([f'{said[:1].upper()}{said[1:]}.', *tables]) + '\n'
+    return '\n\n'.join([sentence(about), *tables]) + '\n'
+
+
+def sentence(about: dict[str, object]) -> str:
+    """What is known of the machine and the settings, in one line."""
+    said = ', '.join(f'{key} {value}' for key, value in about.items())
+    return f'{said[:1].upper()}{said[1:]}.'
 
 
 def _table(rows: Sequence[Row]) -> str:

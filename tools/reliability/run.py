@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from tools.benchmarks.report import insert, write_whole
+from tools.benchmarks.report import insert, sentence, write_whole
 from tools.reliability.check import Check, Clock, Outcome
 
 # Modules with a function `checks`, and their parts of the time
@@ -75,9 +75,8 @@ def parted(names: Sequence[str], seconds: float) -> Iterator[tuple[Check, Clock]
 
 def to_markdown(about: dict[str, object], lines: Sequence[dict]) -> str:
     """A line about the machine, and a line for each check."""
-    said = ', '.join(f'{key} {value}' for key, value in about.items())
     rows = [
-        f'{said[:1].upper()}{said[1:]}.',
+        sentence(about),
         '',
         '| | tried | of | failed | s | |',
         '| --- | ---: | ---: | ---: | ---: | --- |',

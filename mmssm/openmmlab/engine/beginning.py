@@ -12,9 +12,9 @@ import torch
 from mmengine.device import get_device
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
-from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
+from mmssm.openmmlab.engine.wrappers import unwrapped
 from mmssm.registry import HOOKS
 
 COMMAND = 'command: '
@@ -87,9 +87,7 @@ class SummaryHook(Hook):
 
 def model_line(runner: Runner) -> str:
     """Names of model and backbone, and how many parameters learn."""
-    model = runner.model
-    while is_model_wrapper(model):
-        model = model.module
+    model = unwrapped(runner.model)
     backbone = getattr(model, 'backbone', None)
     name = type(model).__name__
     name += f' with {type(backbone).__name__}' if backbone is not None else ''

@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
+from mmssm.openmmlab.engine.wrappers import unwrapped
 from mmssm.openmmlab.errors import UserError
 from mmssm.registry import HOOKS
 
@@ -51,9 +51,7 @@ class CompileHook(Hook):
             self.options['mode'] = mode
 
     def before_train(self, runner: Runner) -> None:
-        model = runner.model
-        while is_model_wrapper(model):
-            model = model.module
+        model = unwrapped(runner.model)
         try:
             part = model.get_submodule(self.module)
         except AttributeError:
@@ -70,9 +68,7 @@ class CompileHook(Hook):
         )
 
     def after_train(self, runner: Runner) -> None:
-        model = runner.model
-        while is_model_wrapper(model):
-            model = model.module
+        model = unwrapped(runner.model)
         del model.get_submodule(self.module).forward  # that of its class is behind it
 
 

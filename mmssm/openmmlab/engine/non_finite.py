@@ -6,12 +6,12 @@ from pathlib import Path
 import torch
 from mmengine import dist
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor
 
 from mmssm import weights
 from mmssm.openmmlab.engine.batches import as_plain, picture_paths
+from mmssm.openmmlab.engine.wrappers import unwrapped
 from mmssm.openmmlab.errors import UserError
 from mmssm.registry import HOOKS
 
@@ -54,9 +54,7 @@ class NonFiniteLossHook(Hook):
         self._batch: object = None
 
     def before_train(self, runner: Runner) -> None:
-        model = runner.model
-        while is_model_wrapper(model):
-            model = model.module
+        model = unwrapped(runner.model)
         model.parse_losses = self._watched(runner, model.parse_losses)
         runner.model.train_step = _ended_early(runner.model.train_step)
 
@@ -119,7 +117,7 @@ class NonFiniteLossHook(Hook):
         """Write the batch and the weights; what to say of it."""
         name = f'non_finite_iter_{runner.iter + 1}_rank_{runner.rank}.pth'
         path = Path(runner.work_dir, name)
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner.model)
         content = {
             'meta': {
                 'iter': runner.iter + 1,
